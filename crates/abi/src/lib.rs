@@ -1,0 +1,1 @@
+//! The host-guest contract of Vellum: PEB, ports, messages.

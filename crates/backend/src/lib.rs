@@ -1,0 +1,1 @@
+//! Hypervisor backends of Vellum behind one trait.

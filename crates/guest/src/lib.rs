@@ -1,0 +1,1 @@
+//! Guest library of Vellum: entry point, allocator, guest and host functions.

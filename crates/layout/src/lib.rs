@@ -1,0 +1,1 @@
+//! Guest addresses, fixed memory layout and memory planning of Vellum micro-VMs.

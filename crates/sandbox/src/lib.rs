@@ -1,0 +1,1 @@
+//! Run untrusted functions in micro-VMs without a guest OS.

@@ -1,0 +1,1 @@
+//! Builds the guests of this repository for tests, examples and benchmarks.
