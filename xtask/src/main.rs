@@ -1,2 +1,75 @@
-//! Every check and task of the Vellum workspace.
-fn main() {}
+//! Every check and task of the Vellum workspace: `cargo xtask <task>`.
+//!
+//! Continuous integration calls nothing but these tasks, so what passes here passes there.
+
+mod engine_report;
+mod host;
+mod process;
+mod rules;
+mod tasks;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Checks and tasks of the Vellum workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build what is needed and run the demonstration on the real guest.
+    Demo {
+        /// Passed through to the example, for instance `--cow guest`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every test and print which engines and copy-on-write modes ran.
+    Test,
+    /// Run the benchmark table in release mode.
+    Bench {
+        /// Also write the figures as a flat JSON object of numbers.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Passed through to the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build the guest programs and copy their ELF files to target/guests.
+    BuildGuests,
+    /// Format, clippy, documentation and house rules, with warnings as errors.
+    Lint,
+    /// Everything that continuous integration runs: lint, test, demo, short bench.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Demo { args } => tasks::demo::run(&workspace, args),
+        Task::Test => tasks::test::run(&workspace),
+        Task::Bench { json, args } => tasks::bench::run(&workspace, json.as_deref(), args),
+        Task::BuildGuests => tasks::build_guests::run(&workspace),
+        Task::Lint => tasks::lint::run(&workspace),
+        Task::Ci => tasks::ci::run(&workspace),
+    }
+}

@@ -1,0 +1,135 @@
+//! Which engines and copy-on-write modes the VM tests ran on, as the tests themselves report it.
+//!
+//! A VM test suite appends one line to the file named by `VELLUM_TEST_REPORT`, or prints it after the word
+//! `ENGINE`: `engine=kvm cow=host suite=sandbox tests=31`, or for what it could not run
+//! `engine=kvm cow=guest suite=sandbox skipped=ring 0 is emulated on this host` (the reason takes the rest of
+//! the line).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// The environment variable that names the file.
+pub(crate) const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
+
+/// The modes that a complete run covers: engine and copy-on-write mode.
+const EXPECTED: [(&str, &str); 2] = [("kvm", "guest"), ("kvm", "host")];
+
+/// Collected lines, one row for each engine, mode and suite.
+#[derive(Debug, Default)]
+pub(crate) struct EngineReport {
+    rows: BTreeMap<Key, Outcome>,
+    malformed: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    engine: String,
+    cow: String,
+    suite: String,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    tests: u64,
+    skipped: Vec<String>,
+}
+
+impl EngineReport {
+    /// Takes in a line of a test's standard output, which counts only after the word `ENGINE`.
+    pub(crate) fn add_output_line(&mut self, line: &str) {
+        if let Some(rest) = line.trim().strip_prefix("ENGINE ") {
+            self.add_line(rest);
+        }
+    }
+
+    /// Takes in the contents of the report file.
+    pub(crate) fn add_file(&mut self, contents: &str) {
+        for line in contents
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
+            self.add_line(line);
+        }
+    }
+
+    fn add_line(&mut self, line: &str) {
+        match parse(line) {
+            Some((key, Ok(tests))) => self.rows.entry(key).or_default().tests += tests,
+            Some((key, Err(reason))) => {
+                let skipped = &mut self.rows.entry(key).or_default().skipped;
+                if !skipped.contains(&reason) {
+                    skipped.push(reason);
+                }
+            }
+            None => self.malformed.push(line.to_owned()),
+        }
+    }
+
+    /// The table: what ran, what was skipped and why, and what nobody reported.
+    pub(crate) fn table(&self, why_nothing: Option<&str>) -> String {
+        let mut table = format!(
+            "{:<8} {:<8} {:<16} {:>6}  {}\n",
+            "engine", "cow", "suite", "tests", ""
+        );
+        for (key, outcome) in &self.rows {
+            if outcome.tests > 0 {
+                let _ = writeln!(
+                    table,
+                    "{:<8} {:<8} {:<16} {:>6}  ran",
+                    key.engine, key.cow, key.suite, outcome.tests
+                );
+            }
+            for reason in &outcome.skipped {
+                let _ = writeln!(
+                    table,
+                    "{:<8} {:<8} {:<16} {:>6}  SKIPPED: {reason}",
+                    key.engine, key.cow, key.suite, "-"
+                );
+            }
+        }
+        for (engine, cow) in EXPECTED {
+            if !self
+                .rows
+                .keys()
+                .any(|key| key.engine == engine && key.cow == cow)
+            {
+                let reason = why_nothing.unwrap_or("no test suite reported it");
+                let _ = writeln!(
+                    table,
+                    "{engine:<8} {cow:<8} {:<16} {:>6}  NOT RUN: {reason}",
+                    "-", "-"
+                );
+            }
+        }
+        for line in &self.malformed {
+            let _ = writeln!(table, "unreadable report line: {line}");
+        }
+        table
+    }
+}
+
+/// A report line as its key and either a number of tests or the reason for a skip.
+fn parse(line: &str) -> Option<(Key, Result<u64, String>)> {
+    let (fields, skipped) = match line.split_once("skipped=") {
+        Some((fields, reason)) => (fields, Some(reason.trim().trim_matches('"').to_owned())),
+        None => (line, None),
+    };
+    let fields: BTreeMap<&str, &str> = fields
+        .split_whitespace()
+        .map(|field| field.split_once('='))
+        .collect::<Option<_>>()?;
+    let text = |name: &str| fields.get(name).map(|value| (*value).to_owned());
+    let key = Key {
+        engine: text("engine")?,
+        cow: text("cow").unwrap_or_else(|| "-".into()),
+        suite: text("suite")?,
+    };
+    match skipped {
+        Some(reason) => Some((key, Err(reason))),
+        None => Some((key, Ok(fields.get("tests")?.parse().ok()?))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! One module per task.
+
+pub(crate) mod bench;
+pub(crate) mod build_guests;
+pub(crate) mod ci;
+pub(crate) mod demo;
+pub(crate) mod lint;
+pub(crate) mod test;
