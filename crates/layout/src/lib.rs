@@ -20,7 +20,10 @@ pub use bookkeeping::*;
 pub use hole::{Hole, IO_APIC_PAGE, LOCAL_APIC_PAGE, Reserved};
 pub use kind::{GuestArch, GuestKind, Translation};
 pub use page::{PAGE_SIZE, PageSize};
-pub use plan::RegionName;
+pub use plan::{
+    MAX_RESERVED, MIN_FRAMES_LEN_BYTES, MemoryPlan, Obstacle, PlanError, PlanRequest, RegionName,
+    ScratchRequest, minimum_scratch_len,
+};
 pub use range::{GpaRange, GvaRange, RangeError};
 pub use scratch::{GuestPtr, LayoutError, scratch_base_for_guest};
 

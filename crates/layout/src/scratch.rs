@@ -138,6 +138,30 @@ impl GuestPtr {
         Self(Pointer::FourLevel(gva))
     }
 
+    /// The pointer `bytes` further up under the same translation; `None` when there is no such
+    /// address in the guest.
+    #[must_use]
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        let sum = match self.0 {
+            Pointer::Identity(gpa) => match gpa.checked_add(bytes) {
+                Some(sum) => Self::identity(sum),
+                None => return None,
+            },
+            Pointer::TwoLevel(gva) => match gva.checked_add(bytes) {
+                Some(sum) => Self::two_level(sum),
+                None => return None,
+            },
+            Pointer::FourLevel(gva) => match gva.checked_add(bytes) {
+                Some(sum) => Ok(Self::four_level(sum)),
+                None => return None,
+            },
+        };
+        match sum {
+            Ok(sum) => Some(sum),
+            Err(_) => None,
+        }
+    }
+
     /// The translation under which this pointer is right.
     #[must_use]
     pub const fn translation(self) -> Translation {
