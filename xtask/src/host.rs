@@ -84,26 +84,33 @@ impl Kvm {
     }
 }
 
-/// A program that some tasks need, and the Debian packages that bring it.
+/// A program that some tasks need, and how to get it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tool {
     pub(crate) program: &'static str,
     purpose: &'static str,
-    packages: &'static str,
+    install: &'static str,
 }
 
 /// The C compiler: links Rust programs and builds the C guest.
 pub(crate) const GCC: Tool = Tool {
     program: "gcc",
     purpose: "builds the C guest",
-    packages: "gcc libc6-dev",
+    install: "apt-get install gcc libc6-dev",
 };
 
 /// The system-call tracer.
 pub(crate) const STRACE: Tool = Tool {
     program: "strace",
     purpose: "counts system calls",
-    packages: "strace",
+    install: "apt-get install strace",
+};
+
+/// The book generator.
+pub(crate) const MDBOOK: Tool = Tool {
+    program: "mdbook",
+    purpose: "builds docs/ into a book",
+    install: "cargo install mdbook",
 };
 
 impl Tool {
@@ -117,8 +124,8 @@ impl Tool {
     /// What is missing and how to install it.
     pub(crate) fn missing(self) -> String {
         format!(
-            "{} is missing; it {} (Debian: apt-get install {})",
-            self.program, self.purpose, self.packages
+            "{} is missing; it {} (on Debian: {})",
+            self.program, self.purpose, self.install
         )
     }
 }

@@ -52,6 +52,14 @@ impl Workspace {
         command
     }
 
+    /// A cargo command in the workspace of the guest programs, whose own cargo settings apply there.
+    pub(crate) fn guests_cargo(&self) -> Command {
+        let mut command = self.cargo();
+        command.current_dir(self.root.join("guests"));
+        command.env("CARGO_TARGET_DIR", self.target_dir().join("guests-check"));
+        command
+    }
+
     /// Files under version control and new files that are not ignored, relative to the root, sorted.
     pub(crate) fn files(&self) -> Result<Vec<String>> {
         let output = Command::new("git")

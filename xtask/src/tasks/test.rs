@@ -19,7 +19,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     print_environment(problem.as_deref());
 
     heading("house rules");
-    rules::check(workspace)?;
+    // A broken rule fails the task at the end; it does not keep the tests from running.
+    let rules = rules::check(workspace);
 
     heading("crates that build alone");
     for package in STANDALONE {
@@ -60,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     if totals.passed == 0 {
         bail!("no test ran");
     }
-    Ok(())
+    rules
 }
 
 fn print_environment(kvm_problem: Option<&str>) {
