@@ -1,0 +1,217 @@
+//! Log records and panic records.
+//!
+//! Both lie at offset 0 of the output buffer: a 16-byte header, then two texts. The guest cuts texts that do not fit.
+
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// How serious a log record is. Smaller is more serious.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Level {
+    /// Something failed.
+    Error = 1,
+    /// Something is odd.
+    Warn = 2,
+    /// Something worth knowing happened.
+    Info = 3,
+    /// For whoever debugs the guest.
+    Debug = 4,
+    /// For whoever debugs the guest and has time.
+    Trace = 5,
+}
+
+impl Level {
+    /// The level with this number, or `None`.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Error,
+            2 => Self::Warn,
+            3 => Self::Info,
+            4 => Self::Debug,
+            5 => Self::Trace,
+            _ => return None,
+        })
+    }
+}
+
+/// Start of a log record; `target_len_bytes` bytes of target and `message_len_bytes` bytes of message follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LogHeader {
+    /// A [`Level`].
+    pub level: u32,
+    /// Length of the target, the name of the module that logs.
+    pub target_len_bytes: u32,
+    /// Length of the message.
+    pub message_len_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Start of a panic record; `file_len_bytes` bytes of file name and `message_len_bytes` bytes of message follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PanicHeader {
+    /// Line of the panic, from 1; 0 when unknown.
+    pub line: u32,
+    /// Column of the panic, from 1; 0 when unknown.
+    pub column: u32,
+    /// Length of the file name.
+    pub file_len_bytes: u32,
+    /// Length of the message.
+    pub message_len_bytes: u32,
+}
+
+/// Length of both headers.
+pub const HEADER_LEN_BYTES: usize = 16;
+
+const _: () = {
+    assert!(size_of::<LogHeader>() == HEADER_LEN_BYTES && align_of::<LogHeader>() == 4);
+    assert!(size_of::<PanicHeader>() == HEADER_LEN_BYTES && align_of::<PanicHeader>() == 4);
+};
+
+/// A log record, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRecord<'a> {
+    /// How serious it is.
+    pub level: Level,
+    /// Which part of the guest says it.
+    pub target: &'a str,
+    /// What it says.
+    pub message: &'a str,
+}
+
+/// A panic record, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PanicRecord<'a> {
+    /// Source file of the panic; empty when unknown.
+    pub file: &'a str,
+    /// Line, from 1; 0 when unknown.
+    pub line: u32,
+    /// Column, from 1; 0 when unknown.
+    pub column: u32,
+    /// The panic message.
+    pub message: &'a str,
+}
+
+/// A log or panic record that cannot be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Header and texts need more bytes than there are.
+    #[error("record needs {need_bytes} bytes, the buffer holds {have_bytes}")]
+    TooShort {
+        /// What the record claims.
+        need_bytes: u64,
+        /// Bytes at hand.
+        have_bytes: usize,
+    },
+    /// The level is none of [`Level`].
+    #[error("log record has unknown level {0}")]
+    UnknownLevel(
+        /// What was found.
+        u32,
+    ),
+    /// The reserved field is not zero.
+    #[error("log record has {0:#x} in its reserved field")]
+    ReservedNotZero(
+        /// What was found.
+        u32,
+    ),
+    /// A text is not UTF-8.
+    #[error("{0} of the record is not utf-8")]
+    NotUtf8(
+        /// Which text.
+        &'static str,
+    ),
+}
+
+impl<'a> LogRecord<'a> {
+    /// Parses a copy of the output buffer.
+    ///
+    /// # Errors
+    /// Names what is wrong with the record.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (header, rest) = split::<LogHeader>(bytes)?;
+        let level =
+            Level::from_number(header.level).ok_or(RecordError::UnknownLevel(header.level))?;
+        if header.reserved != 0 {
+            return Err(RecordError::ReservedNotZero(header.reserved));
+        }
+        let [target, message] = texts(rest, [header.target_len_bytes, header.message_len_bytes])?;
+        Ok(Self {
+            level,
+            target: utf8(target, "target")?,
+            message: utf8(message, "message")?,
+        })
+    }
+
+    /// How many bytes of the output buffer the record that starts with `header_bytes` covers, so that a host copies
+    /// no more than it needs.
+    ///
+    /// # Errors
+    /// `header_bytes` are fewer than a header has.
+    pub fn len_bytes(header_bytes: &[u8]) -> Result<u64, RecordError> {
+        let (header, _) = split::<LogHeader>(header_bytes)?;
+        Ok(record_len(
+            header.target_len_bytes,
+            header.message_len_bytes,
+        ))
+    }
+}
+
+impl<'a> PanicRecord<'a> {
+    /// Parses a copy of the output buffer.
+    ///
+    /// # Errors
+    /// Names what is wrong with the record.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (header, rest) = split::<PanicHeader>(bytes)?;
+        let [file, message] = texts(rest, [header.file_len_bytes, header.message_len_bytes])?;
+        Ok(Self {
+            file: utf8(file, "file")?,
+            line: header.line,
+            column: header.column,
+            message: utf8(message, "message")?,
+        })
+    }
+
+    /// How many bytes of the output buffer the record that starts with `header_bytes` covers.
+    ///
+    /// # Errors
+    /// `header_bytes` are fewer than a header has.
+    pub fn len_bytes(header_bytes: &[u8]) -> Result<u64, RecordError> {
+        let (header, _) = split::<PanicHeader>(header_bytes)?;
+        Ok(record_len(header.file_len_bytes, header.message_len_bytes))
+    }
+}
+
+fn split<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), RecordError> {
+    T::read_from_prefix(bytes).map_err(|_| RecordError::TooShort {
+        need_bytes: HEADER_LEN_BYTES as u64,
+        have_bytes: bytes.len(),
+    })
+}
+
+fn record_len(first_bytes: u32, second_bytes: u32) -> u64 {
+    HEADER_LEN_BYTES as u64 + u64::from(first_bytes) + u64::from(second_bytes)
+}
+
+fn texts(rest: &[u8], [first, second]: [u32; 2]) -> Result<[&[u8]; 2], RecordError> {
+    let too_short = RecordError::TooShort {
+        need_bytes: record_len(first, second),
+        have_bytes: rest.len() + HEADER_LEN_BYTES,
+    };
+    let (first, rest) = rest.split_at_checked(first as usize).ok_or(too_short)?;
+    let (second, _) = rest.split_at_checked(second as usize).ok_or(too_short)?;
+    Ok([first, second])
+}
+
+fn utf8<'a>(bytes: &'a [u8], name: &'static str) -> Result<&'a str, RecordError> {
+    core::str::from_utf8(bytes).map_err(|_| RecordError::NotUtf8(name))
+}
+
+#[cfg(test)]
+mod tests;
