@@ -73,3 +73,31 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Ci => tasks::ci::run(&workspace),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Task {
+        Cli::try_parse_from(line.split(' '))
+            .expect("the line parses")
+            .task
+    }
+
+    #[test]
+    fn options_of_the_demo_go_through() {
+        let Task::Demo { args } = parse("xtask demo --cow guest") else {
+            panic!("not the demo")
+        };
+        assert_eq!(args, ["--cow", "guest"]);
+    }
+
+    #[test]
+    fn the_benchmark_takes_its_file_and_passes_the_rest_through() {
+        let Task::Bench { json, args } = parse("xtask bench --json a.json --quick") else {
+            panic!("not the benchmark")
+        };
+        assert_eq!(json, Some(PathBuf::from("a.json")));
+        assert_eq!(args, ["--quick"]);
+    }
+}

@@ -1,12 +1,44 @@
 //! `cargo xtask bench`: the benchmark table, each figure beside its floor from the same run.
 
+use std::fs;
 use std::path::{Path, absolute};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::host::{Kvm, STRACE};
-use crate::process;
+use crate::process::{self, progress};
 use crate::workspace::Workspace;
+
+/// What the JSON object holds at least; nanoseconds unless named otherwise.
+const FIGURES: [&str; 26] = [
+    "floor_kvm_run_ns",
+    "call_null_ns",
+    "call_null_ratio",
+    "host_call_ns",
+    "host_call_ratio",
+    "ioctls_per_call",
+    "ioctls_per_host_call",
+    "restore_clean_ns",
+    "restore_dirty_1_ns",
+    "restore_dirty_16_ns",
+    "restore_dirty_256_ns",
+    "restore_dirty_1024_ns",
+    "restore_heap_1mib_ns",
+    "restore_heap_64mib_ns",
+    "restore_heap_1gib_ns",
+    "cycle_dirty_1_ns",
+    "cycle_dirty_16_ns",
+    "cycle_dirty_256_ns",
+    "cycle_dirty_1024_ns",
+    "snapshot_dirty_16_ns",
+    "create_from_snapshot_ns",
+    "create_floor_ns",
+    "pagetable_build_1gib_ns",
+    "bytes_50mb_ns",
+    "memcpy_50mb_ns",
+    "rss_per_sandbox_kib",
+];
 
 /// Runs the table in release mode; `json` is where the figures go as well.
 pub(crate) fn run(workspace: &Workspace, json: Option<&Path>, args: &[String]) -> Result<()> {
@@ -14,17 +46,89 @@ pub(crate) fn run(workspace: &Workspace, json: Option<&Path>, args: &[String]) -
         bail!("the benchmark needs a hypervisor: {problem}");
     }
     if !STRACE.is_present() {
-        process::progress(&format!("note: {}", STRACE.missing()));
+        progress(&format!("note: {}", STRACE.missing()));
     }
+    // A benchmark runs in its package's directory; the caller meant their own.
+    let json = json
+        .map(absolute)
+        .transpose()
+        .context("no absolute path for the JSON file")?;
     let mut command = workspace.cargo();
-    command.args(["bench", "--package", "vellum-sandbox", "--bench", "table"]);
-    command.arg("--");
-    if let Some(json) = json {
-        // A benchmark runs in its package's directory; the caller meant their own.
-        let json =
-            absolute(json).with_context(|| format!("no absolute path for {}", json.display()))?;
+    command.args([
+        "bench",
+        "--package",
+        "vellum-sandbox",
+        "--bench",
+        "table",
+        "--",
+    ]);
+    if let Some(json) = &json {
         command.arg("--json").arg(json);
     }
     command.args(args);
-    process::run(&mut command).context("the benchmark did not finish")
+    process::run(&mut command).context("the benchmark did not finish")?;
+    let Some(json) = json else { return Ok(()) };
+    let text =
+        fs::read_to_string(&json).with_context(|| format!("could not read {}", json.display()))?;
+    let count = check_figures(&text).with_context(|| format!("in {}", json.display()))?;
+    progress(&format!("{count} figures in {}", json.display()));
+    Ok(())
+}
+
+/// Checks that the text is a flat object of numbers with every figure; returns how many it holds.
+fn check_figures(text: &str) -> Result<usize> {
+    let value: Value = serde_json::from_str(text).context("the figures are not JSON")?;
+    let object = value
+        .as_object()
+        .context("the figures are not a JSON object")?;
+    if let Some((name, _)) = object.iter().find(|(_, value)| !value.is_number()) {
+        bail!("the figure {name} is not a number");
+    }
+    let missing: Vec<&str> = FIGURES
+        .into_iter()
+        .filter(|name| !object.contains_key(*name))
+        .collect();
+    if !missing.is_empty() {
+        bail!("figures are missing: {}", missing.join(", "));
+    }
+    Ok(object.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> serde_json::Map<String, Value> {
+        FIGURES
+            .iter()
+            .map(|name| ((*name).to_owned(), Value::from(1.5)))
+            .collect()
+    }
+
+    #[test]
+    fn a_flat_object_with_every_figure_and_more_passes() {
+        let mut figures = complete();
+        figures.insert("another_ns".into(), Value::from(7));
+        assert_eq!(
+            check_figures(&Value::from(figures).to_string()).unwrap(),
+            FIGURES.len() + 1
+        );
+    }
+
+    #[test]
+    fn a_missing_figure_is_named() {
+        let mut figures = complete();
+        figures.remove("call_null_ns");
+        let error = check_figures(&Value::from(figures).to_string()).unwrap_err();
+        assert_eq!(error.to_string(), "figures are missing: call_null_ns");
+    }
+
+    #[test]
+    fn what_is_not_a_flat_object_of_numbers_is_refused() {
+        let mut nested = complete();
+        nested.insert("call_null_ns".into(), Value::from("12 ns"));
+        for text in ["", "[1]", &Value::from(nested).to_string()] {
+            assert!(check_figures(text).is_err(), "{text}");
+        }
+    }
 }
