@@ -1,1 +1,34 @@
 //! Hypervisor backends of Vellum behind one trait.
+//!
+//! A [`Vm`] is one micro-VM: guest-physical memory, one vCPU, exits. The trait speaks the vocabulary of virtual
+//! machines (guest-physical ranges, state groups, exits, interruption) and leaks no ioctl type. [`kvm::Kvm`] implements it on
+//! Linux KVM, whatever kind of KVM it is: [`Capabilities`] says what was *probed* (nested or shadow MMU, native or emulated
+//! ring 0), and the layers above choose by it.
+//!
+//! The crate is useful alone: give a [`Vm`] some memory, a [boot state](boot) and run it. `examples/flat_guest.rs` boots a
+//! few bytes of 32-bit code this way.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`state`] | vCPU state as plain data, and the one list of state groups that drives save, restore, reset and compare |
+//! | [`boot`] | one function per guest kind that returns its full boot state |
+//! | [`hyperv`] | the rules by which Hyper-V refuses a vCPU state, checked on every backend |
+//! | [`cpuid`] | CPU profiles: what the guest's CPUID shows |
+//! | [`memory`] | host memory lent to a guest, copied in and out, never borrowed |
+//! | [`kvm`] | the KVM backend |
+
+pub mod boot;
+pub mod cpuid;
+pub mod hyperv;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod kvm;
+pub mod memory;
+pub mod msr;
+pub mod state;
+mod vm;
+
+pub use memory::{HostMemory, Hva, SealedMemory};
+pub use state::{StateGroup, VcpuState};
+pub use vm::{
+    Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, RingZero, Vm, VmError,
+};

@@ -1,0 +1,104 @@
+//! Making a running vCPU return: `immediate_exit` for the next entry, a signal for the current one.
+#![expect(unsafe_code, reason = "maps the kvm_run page, sends a signal to one thread")]
+
+use std::fs::File;
+use std::io;
+use std::mem::offset_of;
+use std::ptr::{self, NonNull};
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+
+use kvm_bindings::kvm_run;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::vm::Interrupter;
+
+/// A second mapping of a vCPU's `kvm_run` page, so that the handle may outlive the vCPU.
+#[derive(Debug)]
+pub(super) struct KvmInterrupter {
+    page: NonNull<u8>,
+    thread: AtomicI32,
+}
+
+// SAFETY: the page is shared memory of the kernel; the one byte that is used is accessed atomically.
+unsafe impl Send for KvmInterrupter {}
+// SAFETY: as above.
+unsafe impl Sync for KvmInterrupter {}
+
+const PAGE_LEN_BYTES: usize = 4096;
+
+impl KvmInterrupter {
+    pub(super) fn new(vcpu: &File) -> io::Result<Self> {
+        install_handler();
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let page = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                PAGE_LEN_BYTES,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                vcpu,
+                0,
+            )
+        }?;
+        Ok(Self {
+            page: NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            thread: AtomicI32::new(0),
+        })
+    }
+
+    pub(super) fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: the field lies inside the page, which stays mapped as long as `self`; every access that this process makes
+        // while a call is active is atomic.
+        unsafe { AtomicU8::from_ptr(self.page.as_ptr().add(offset_of!(kvm_run, immediate_exit))) }
+    }
+}
+
+impl Interrupter for KvmInterrupter {
+    fn enter(&self) {
+        self.thread.store(this_thread(), Ordering::Release);
+    }
+
+    fn leave(&self) {
+        self.immediate_exit().store(0, Ordering::Release);
+    }
+
+    fn interrupt(&self) {
+        self.immediate_exit().store(1, Ordering::Release);
+        let thread = self.thread.load(Ordering::Acquire);
+        // SAFETY: `tgkill` touches no memory. The caller holds the lock that keeps the thread in its call, so the number
+        // names it and no other; the signal's handler does nothing. An error means that the thread is gone.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
+    }
+}
+
+impl Drop for KvmInterrupter {
+    fn drop(&mut self) {
+        // SAFETY: this value owns the mapping.
+        let _ = unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), PAGE_LEN_BYTES) };
+    }
+}
+
+/// The kernel's number of this thread, asked once.
+fn this_thread() -> i32 {
+    thread_local! {
+        static THREAD: i32 = rustix::thread::gettid().as_raw_nonzero().get();
+    }
+    THREAD.with(|thread| *thread)
+}
+
+/// The signal that ends a `KVM_RUN`: the first real-time signal, which has no meaning of its own.
+fn signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// A handler must exist, or the signal would end the process; it has nothing to do.
+fn install_handler() {
+    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        if let Err(error) = vmm_sys_util::signal::register_signal_handler(signal(), nothing) {
+            tracing::error!(%error, "cannot install the interruption signal's handler");
+        }
+    });
+}

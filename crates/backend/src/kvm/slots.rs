@@ -1,0 +1,81 @@
+//! KVM memory slots: KVM numbers them, the trait names them by range.
+
+use vellum_layout::{Gpa, GpaRange};
+
+use crate::memory::Hva;
+use crate::vm::{Protection, VmError};
+
+/// One mapped range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) number: u32,
+    pub(super) gpa: GpaRange,
+    pub(super) host: Hva,
+    pub(super) protection: Protection,
+}
+
+/// The mapped ranges of a VM.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+}
+
+impl Slots {
+    /// Finds a number for a new range.
+    pub(super) fn plan(&self, gpa: GpaRange, host: Hva, protection: Protection) -> Result<Slot, VmError> {
+        if !host.is_page_aligned() {
+            return Err(VmError::Unaligned { host });
+        }
+        if let Some(slot) = self.slots.iter().find(|slot| slot.gpa.overlaps(&gpa)) {
+            return Err(VmError::Overlap {
+                wanted: gpa,
+                mapped: slot.gpa,
+            });
+        }
+        let number = (0..).find(|&number| self.by_number(number).is_none()).unwrap_or(u32::MAX);
+        Ok(Slot { number, gpa, host, protection })
+    }
+
+    pub(super) fn insert(&mut self, slot: Slot) {
+        self.slots.push(slot);
+    }
+
+    /// The slot that is exactly `gpa`.
+    pub(super) fn exact(&self, gpa: GpaRange) -> Result<Slot, VmError> {
+        self.slots
+            .iter()
+            .find(|slot| slot.gpa == gpa)
+            .copied()
+            .ok_or(VmError::NotMapped { range: gpa })
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        self.slots.retain(|slot| slot.number != number);
+    }
+
+    pub(super) fn by_number(&self, number: u32) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.number == number)
+    }
+
+    pub(super) fn is_mapped(&self, gpa: u64) -> bool {
+        Gpa::new(gpa).is_ok_and(|gpa| self.slots.iter().any(|slot| slot.gpa.contains(gpa)))
+    }
+
+    /// The host address of a range that lies inside one slot.
+    pub(super) fn host_of(&self, range: GpaRange) -> Result<Hva, VmError> {
+        self.slots
+            .iter()
+            .find(|slot| slot.gpa.contains_range(&range))
+            .and_then(|slot| slot.host.checked_add(slot.gpa.offset_of(range.start())?))
+            .ok_or(VmError::NotMapped { range })
+    }
+
+    /// The guest-physical page that a dirty-ring entry names.
+    pub(super) fn page(&self, number: u32, page: u64) -> Option<Gpa> {
+        let offset = page.checked_mul(vellum_layout::PAGE_SIZE)?;
+        self.by_number(number)?.gpa.at(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

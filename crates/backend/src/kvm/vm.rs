@@ -1,0 +1,454 @@
+//! One KVM VM with one vCPU.
+#![expect(unsafe_code, reason = "gives host memory to the kernel and reads the kvm_run page")]
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::{
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, Msrs,
+    kvm_enable_cap, kvm_msr_entry, kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd};
+use vellum_layout::{Gpa, GpaRange};
+use vmm_sys_util::{errno, ioctl_io_nr};
+
+use super::dirty::DirtyRing;
+use super::interrupt::KvmInterrupter;
+use super::registers;
+use super::slots::{Slot, Slots};
+use super::vcpu::{Decoded, decode};
+use super::{DIRTY_RING_ENTRY_LEN_BYTES, Tracking, VmConfig};
+use crate::hyperv::validate_for_hyperv;
+use crate::memory::{HostMemory, Hva};
+use crate::msr;
+use crate::state::{Msr, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
+use crate::vm::{Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, Vm, VmError};
+
+ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, kvm_bindings::KVMIO, 0xC7);
+
+/// A VM of [`super::Kvm`].
+#[derive(Debug)]
+pub struct KvmVm {
+    // The order of the fields is the order of dropping: ring and vCPU before the VM.
+    ring: Option<DirtyRing>,
+    vcpu: VcpuFd,
+    vm: VmFd,
+    capabilities: Capabilities,
+    slots: Slots,
+    interrupter: Arc<KvmInterrupter>,
+    pending: Pending,
+    /// Pages collected from a ring that was full, until somebody takes them.
+    collected: Vec<Gpa>,
+}
+
+/// What the last exit left for the next entry to complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    Nothing,
+    /// The kernel may still have to step over an instruction.
+    Completion,
+    /// An `in` waits for its value.
+    Input(IoWidth),
+}
+
+impl KvmVm {
+    pub(super) fn create(
+        device: &kvm_ioctls::Kvm,
+        capabilities: &Capabilities,
+        config: &VmConfig,
+    ) -> Result<Self, VmError> {
+        let vm = retry(|| device.create_vm()).map_err(|error| VmError::hypervisor("KVM_CREATE_VM", error))?;
+        let ring_pages = match config.tracking {
+            Tracking::FirstWrites => capabilities.dirty_ring_pages,
+            Tracking::None => 0,
+        };
+        enable_dirty_ring(&vm, ring_pages)?;
+        if capabilities.msr_filter {
+            deny_undeclared_msrs(&vm)?;
+        }
+        let vcpu = vm.create_vcpu(0).map_err(|error| VmError::hypervisor("KVM_CREATE_VCPU", error))?;
+        vcpu.set_cpuid2(&config.cpuid)
+            .map_err(|error| VmError::hypervisor("KVM_SET_CPUID2", error))?;
+        let file = borrowed_file(&vcpu);
+        let interrupter =
+            KvmInterrupter::new(&file).map_err(|error| VmError::hypervisor("mapping the kvm_run page", error))?;
+        let ring = match ring_pages {
+            0 => None,
+            pages => Some(
+                DirtyRing::map(&file, pages)
+                    .map_err(|error| VmError::hypervisor("mapping the dirty ring", error))?,
+            ),
+        };
+        Ok(Self {
+            ring,
+            vcpu,
+            vm,
+            capabilities: capabilities.clone(),
+            slots: Slots::default(),
+            interrupter: Arc::new(interrupter),
+            pending: Pending::Nothing,
+            collected: Vec::new(),
+        })
+    }
+
+    fn set_slot(&self, slot: &Slot, len_bytes: u64) -> Result<(), VmError> {
+        let tracked = self.ring.is_some() && slot.protection == Protection::TrackedWrite;
+        let flags = match slot.protection {
+            Protection::ReadOnly => KVM_MEM_READONLY,
+            Protection::TrackedWrite if tracked => KVM_MEM_LOG_DIRTY_PAGES,
+            Protection::Write | Protection::TrackedWrite => 0,
+        };
+        let region = kvm_userspace_memory_region {
+            slot: slot.number,
+            flags,
+            guest_phys_addr: slot.gpa.start().as_u64(),
+            memory_size: len_bytes,
+            userspace_addr: slot.host.as_u64(),
+        };
+        // SAFETY: by the contract of `Vm::map` the host memory outlives the slot; slots do not overlap (`Slots::plan`).
+        unsafe { self.vm.set_user_memory_region(region) }
+            .map_err(|error| VmError::hypervisor("KVM_SET_USER_MEMORY_REGION", error))
+    }
+
+    fn collect_ring(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        while let Some((slot, page)) = ring.pop() {
+            self.collected.extend(self.slots.page(slot, page));
+        }
+    }
+
+    fn reset_full_ring(&mut self) -> Result<(), VmError> {
+        self.collect_ring();
+        // SAFETY: the request takes no argument and touches no memory but the ring, which is collected.
+        let result = unsafe { vmm_sys_util::ioctl::ioctl(&self.vm, KVM_RESET_DIRTY_RINGS()) };
+        if result < 0 {
+            return Err(VmError::hypervisor("KVM_RESET_DIRTY_RINGS", io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
+    fn get_xsave(&self) -> Result<XsaveArea, VmError> {
+        let area = self.vcpu.get_xsave().map_err(|error| VmError::hypervisor("KVM_GET_XSAVE", error))?;
+        let mut bytes = [0; XSAVE_LEN_BYTES];
+        for (target, word) in bytes.chunks_exact_mut(4).zip(area.region) {
+            target.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ok(XsaveArea::from_bytes(bytes))
+    }
+
+    fn set_xsave(&self, xsave: &XsaveArea) -> Result<(), VmError> {
+        let mut area = kvm_xsave::default();
+        for (word, source) in area.region.iter_mut().zip(xsave.as_bytes().chunks_exact(4)) {
+            *word = u32::from_ne_bytes([source[0], source[1], source[2], source[3]]);
+        }
+        // SAFETY: the kernel reads 4096 bytes, the size of `region`, as long as no component beyond them was requested for
+        // this process with `arch_prctl`, which nothing here does.
+        unsafe { self.vcpu.set_xsave(&area) }.map_err(|error| VmError::hypervisor("KVM_SET_XSAVE", error))
+    }
+
+    fn get_msrs(&self) -> Result<Vec<Msr>, VmError> {
+        let mut msrs = declared_msrs(&msr::DECLARED.map(|index| Msr { index, value: 0 }))?;
+        let read = self.vcpu.get_msrs(&mut msrs).map_err(|error| VmError::hypervisor("KVM_GET_MSRS", error))?;
+        if let Some(&index) = msr::DECLARED.get(read) {
+            return Err(VmError::Msr { index });
+        }
+        Ok(msrs
+            .as_slice()
+            .iter()
+            .map(|entry| Msr {
+                index: entry.index,
+                value: entry.data,
+            })
+            .collect())
+    }
+
+    fn set_msrs(&self, values: &[Msr]) -> Result<(), VmError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let msrs = declared_msrs(values)?;
+        let written = self.vcpu.set_msrs(&msrs).map_err(|error| VmError::hypervisor("KVM_SET_MSRS", error))?;
+        match values.get(written) {
+            Some(refused) => Err(VmError::Msr { index: refused.index }),
+            None => Ok(()),
+        }
+    }
+
+    fn set_special(&mut self, state: &VcpuState) -> Result<(), VmError> {
+        validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
+        let sregs = registers::special_to_kvm(&state.special);
+        if self.capabilities.sync_regs {
+            self.vcpu.sync_regs_mut().sregs = sregs;
+            self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+            return Ok(());
+        }
+        self.vcpu.set_sregs(&sregs).map_err(|error| VmError::hypervisor("KVM_SET_SREGS", error))
+    }
+
+    fn set_general(&mut self, state: &VcpuState) -> Result<(), VmError> {
+        let regs = registers::gprs_to_kvm(&state.general);
+        if self.capabilities.sync_regs {
+            self.vcpu.sync_regs_mut().regs = regs;
+            self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+            return Ok(());
+        }
+        self.vcpu.set_regs(&regs).map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
+    }
+
+    /// Whether `register` was written to the shared page and not yet taken from there by the kernel.
+    fn is_staged(&mut self, register: SyncReg) -> bool {
+        self.vcpu.get_kvm_run().kvm_dirty_regs & register as u64 != 0
+    }
+}
+
+impl Vm for KvmVm {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    unsafe fn map(&mut self, gpa: GpaRange, host: Hva, protection: Protection) -> Result<(), VmError> {
+        let slot = self.slots.plan(gpa, host, protection)?;
+        self.set_slot(&slot, gpa.len_bytes())?;
+        self.slots.insert(slot);
+        Ok(())
+    }
+
+    fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
+        let slot = self.slots.exact(gpa)?;
+        self.collect_ring();
+        self.collected.retain(|page| !gpa.contains(*page));
+        self.set_slot(&slot, 0)?;
+        self.slots.remove(slot.number);
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<Exit, VmError> {
+        if let Pending::Input(_) = self.pending {
+            return Err(VmError::NoPendingInput);
+        }
+        loop {
+            let decoded = match self.vcpu.run() {
+                Ok(exit) => decode(&exit, |gpa| self.slots.is_mapped(gpa)),
+                Err(error) if error.errno() == libc::EINTR => Decoded::Exit(Exit::Interrupted),
+                Err(error) if error.errno() == libc::EAGAIN => continue,
+                Err(error) => return Err(VmError::hypervisor("KVM_RUN", error)),
+            };
+            match decoded {
+                Decoded::DirtyRingFull => self.reset_full_ring()?,
+                Decoded::Exit(exit) => {
+                    self.pending = match exit {
+                        Exit::IoIn { width, .. } => Pending::Input(width),
+                        Exit::Interrupted => Pending::Nothing,
+                        _ => Pending::Completion,
+                    };
+                    return Ok(exit);
+                }
+            }
+        }
+    }
+
+    fn complete_io_in(&mut self, data: u32) -> Result<(), VmError> {
+        let Pending::Input(width) = self.pending else {
+            return Err(VmError::NoPendingInput);
+        };
+        let len_bytes = match width {
+            IoWidth::Byte => 1,
+            IoWidth::Word => 2,
+            IoWidth::Dword => 4,
+        };
+        let run = self.vcpu.get_kvm_run();
+        // SAFETY: the last exit was KVM_EXIT_IO, so that member of the union is the one that is set.
+        let offset = unsafe { run.__bindgen_anon_1.io.data_offset };
+        let base = std::ptr::from_mut(run).cast::<u8>();
+        let bytes = data.to_le_bytes();
+        // SAFETY: the kernel placed the data at this offset of the mapped kvm_run area, with room for `width`.
+        unsafe {
+            let target = base.add(usize::try_from(offset).unwrap_or(0));
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, len_bytes);
+        }
+        self.pending = Pending::Completion;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), VmError> {
+        if let Pending::Input(_) = self.pending {
+            self.complete_io_in(0)?;
+        }
+        if self.pending == Pending::Nothing && !self.is_staged(SyncReg::Register) && !self.is_staged(SyncReg::SystemRegister)
+        {
+            return Ok(());
+        }
+        self.interrupter.set_immediate_exit(1);
+        let result = self.vcpu.run().map(|_| ());
+        self.interrupter.set_immediate_exit(0);
+        match result {
+            Err(error) if error.errno() == libc::EINTR => {
+                self.pending = Pending::Nothing;
+                Ok(())
+            }
+            Err(error) => Err(VmError::hypervisor("KVM_RUN to settle", error)),
+            Ok(()) => Err(VmError::hypervisor("KVM_RUN to settle", io::ErrorKind::Unsupported)),
+        }
+    }
+
+    fn get_state(&mut self, group: StateGroup, state: &mut VcpuState) -> Result<(), VmError> {
+        match group {
+            StateGroup::General if self.is_staged(SyncReg::Register) => {
+                state.general = registers::gprs_from_kvm(&self.vcpu.sync_regs_mut().regs);
+            }
+            StateGroup::General => {
+                let regs = self.vcpu.get_regs().map_err(|error| VmError::hypervisor("KVM_GET_REGS", error))?;
+                state.general = registers::gprs_from_kvm(&regs);
+            }
+            StateGroup::Special if self.is_staged(SyncReg::SystemRegister) => {
+                state.special = registers::special_from_kvm(&self.vcpu.sync_regs_mut().sregs);
+            }
+            StateGroup::Special => {
+                let sregs = self.vcpu.get_sregs().map_err(|error| VmError::hypervisor("KVM_GET_SREGS", error))?;
+                state.special = registers::special_from_kvm(&sregs);
+            }
+            StateGroup::Xsave => state.xsave = self.get_xsave()?,
+            StateGroup::Xcr0 => {
+                let xcrs = self.vcpu.get_xcrs().map_err(|error| VmError::hypervisor("KVM_GET_XCRS", error))?;
+                state.xcr0 = xcrs.xcrs.first().map_or(Xcr0::RESET, |xcr| Xcr0(xcr.value));
+            }
+            StateGroup::Debug => {
+                let debug =
+                    self.vcpu.get_debug_regs().map_err(|error| VmError::hypervisor("KVM_GET_DEBUGREGS", error))?;
+                state.debug = registers::debug_from_kvm(&debug);
+            }
+            StateGroup::Msrs => state.msrs = self.get_msrs()?,
+            StateGroup::Events => {
+                let events =
+                    self.vcpu.get_vcpu_events().map_err(|error| VmError::hypervisor("KVM_GET_VCPU_EVENTS", error))?;
+                state.events = registers::events_from_kvm(&events);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_state(&mut self, group: StateGroup, state: &VcpuState) -> Result<(), VmError> {
+        match group {
+            StateGroup::General => self.set_general(state),
+            StateGroup::Special => self.set_special(state),
+            StateGroup::Xsave => self.set_xsave(&state.xsave),
+            StateGroup::Xcr0 => {
+                let mut xcrs = kvm_xcrs {
+                    nr_xcrs: 1,
+                    ..kvm_xcrs::default()
+                };
+                xcrs.xcrs[0].value = state.xcr0.0;
+                self.vcpu.set_xcrs(&xcrs).map_err(|error| VmError::hypervisor("KVM_SET_XCRS", error))
+            }
+            StateGroup::Debug => self
+                .vcpu
+                .set_debug_regs(&registers::debug_to_kvm(&state.debug))
+                .map_err(|error| VmError::hypervisor("KVM_SET_DEBUGREGS", error)),
+            StateGroup::Msrs => self.set_msrs(&state.msrs),
+            StateGroup::Events => self
+                .vcpu
+                .set_vcpu_events(&registers::events_to_kvm(&state.events))
+                .map_err(|error| VmError::hypervisor("KVM_SET_VCPU_EVENTS", error)),
+        }
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupter> {
+        self.interrupter.clone()
+    }
+
+    fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError> {
+        self.collect_ring();
+        self.collected.drain(..).for_each(page);
+        Ok(())
+    }
+
+    fn publish_tables(&mut self, tables: GpaRange) -> Result<(), VmError> {
+        let host = self.slots.host_of(tables)?;
+        match self.capabilities.mmu {
+            Mmu::Nested => Ok(()),
+            Mmu::Shadow => HostMemory::touch_protection(host, tables.len_bytes())
+                .map_err(|error| VmError::hypervisor("publishing page tables", error)),
+        }
+    }
+}
+
+fn enable_dirty_ring(vm: &VmFd, ring_pages: u32) -> Result<(), VmError> {
+    if ring_pages == 0 {
+        return Ok(());
+    }
+    enable(vm, KVM_CAP_DIRTY_LOG_RING, u64::from(ring_pages * DIRTY_RING_ENTRY_LEN_BYTES))
+        .map_err(|error| VmError::hypervisor("enabling the dirty ring", error))
+}
+
+/// Denies every MSR that is not declared: the guest gets #GP (Linux `Documentation/virt/kvm/api.rst`, section 4.97).
+fn deny_undeclared_msrs(vm: &VmFd) -> Result<(), VmError> {
+    const ALLOW_THREE: [u8; 1] = [0b111];
+    const ALLOW_FOUR: [u8; 1] = [0b1111];
+    const EFER_ONLY: [u8; 1] = [0b1];
+    // Without this the kernel would answer denied accesses itself in the same way; it is stated for older kernels.
+    enable(vm, KVM_CAP_X86_USER_SPACE_MSR, 0).map_err(|error| VmError::hypervisor("denying user-space msr exits", error))?;
+    let range = |base, msr_count, bitmap| MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base,
+        msr_count,
+        bitmap,
+    };
+    vm.set_msr_filter(
+        MsrFilterDefaultAction::DENY,
+        &[
+            range(msr::IA32_SYSENTER_CS, 3, &ALLOW_THREE),
+            range(msr::IA32_EFER, 1, &EFER_ONLY),
+            range(msr::IA32_STAR, 4, &ALLOW_FOUR),
+            range(msr::IA32_FS_BASE, 3, &ALLOW_THREE),
+        ],
+    )
+    .map_err(|error| VmError::hypervisor("KVM_X86_SET_MSR_FILTER", error))
+}
+
+fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), errno::Error> {
+    let mut request = kvm_enable_cap {
+        cap,
+        ..kvm_enable_cap::default()
+    };
+    request.args[0] = argument;
+    vm.enable_cap(&request)
+}
+
+fn declared_msrs(values: &[Msr]) -> Result<Msrs, VmError> {
+    let entries: Vec<kvm_msr_entry> = values
+        .iter()
+        .map(|msr| kvm_msr_entry {
+            index: msr.index,
+            data: msr.value,
+            ..kvm_msr_entry::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).map_err(|_| VmError::hypervisor("building the msr list", io::ErrorKind::InvalidInput))
+}
+
+/// `KVM_CREATE_VM` may be interrupted by a signal.
+fn retry<T>(mut create: impl FnMut() -> Result<T, errno::Error>) -> Result<T, errno::Error> {
+    loop {
+        match create() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            other => return other,
+        }
+    }
+}
+
+/// The vCPU's descriptor as a file that does not close it.
+fn borrowed_file(vcpu: &VcpuFd) -> ManuallyDrop<File> {
+    // SAFETY: the descriptor is open as long as `vcpu`, which outlives the returned value in `create`; `ManuallyDrop` keeps
+    // the file from closing it.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(vcpu.as_raw_fd()) })
+}
+
+impl KvmInterrupter {
+    fn set_immediate_exit(&self, value: u8) {
+        self.immediate_exit().store(value, Ordering::Release);
+    }
+}

@@ -1,0 +1,433 @@
+//! Host memory that is lent to a guest.
+//!
+//! No reference into such memory ever exists: it is copied in and out through raw pointers, with checked bounds, while the
+//! vCPU of the same thread is stopped. What the guest wrote is thus read once, into memory of the host's own, and validated
+//! there.
+#![expect(
+    unsafe_code,
+    reason = "maps, copies and unmaps memory that guests write"
+)]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+/// A host-virtual address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Hva(u64);
+
+impl Hva {
+    /// The address as a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is the first address of a page.
+    pub const fn is_page_aligned(self) -> bool {
+        self.0.is_multiple_of(vellum_layout::PAGE_SIZE)
+    }
+
+    /// The address `bytes` further on.
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(sum) => Some(Self(sum)),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for Hva {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hva({:#x})", self.0)
+    }
+}
+
+impl fmt::LowerHex for Hva {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
+}
+
+/// An access outside of a [`HostMemory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{len_bytes} bytes at offset {offset:#x} lie outside of a memory of {memory_len_bytes} bytes")]
+pub struct OutOfBounds {
+    /// Offset of the access.
+    pub offset: u64,
+    /// Its length.
+    pub len_bytes: u64,
+    /// Length of the memory.
+    pub memory_len_bytes: u64,
+}
+
+/// A range of host address space, filled with mappings, that a guest may see.
+#[derive(Debug)]
+pub struct HostMemory {
+    base: NonNull<u8>,
+    len_bytes: usize,
+}
+
+// SAFETY: the mapping is plain memory without thread affinity, owned by this value alone.
+unsafe impl Send for HostMemory {}
+// SAFETY: through a shared reference the memory is only reached by the copies below, on raw pointers. Concurrent copies that
+// overlap would be a race of plain bytes; owners keep a memory that is written behind `&mut` of the sandbox.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Zeroed private memory, allocated by the kernel on first touch.
+    ///
+    /// # Errors
+    /// What `mmap` says; `InvalidInput` for a length of 0 or past the address space.
+    pub fn zeroed(len_bytes: u64) -> io::Result<Self> {
+        Self::map(len_bytes, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// Address space without memory, to be filled by [`overlay`](Self::overlay) and [`overlay_zeroed`](Self::overlay_zeroed).
+    ///
+    /// # Errors
+    /// As [`zeroed`](Self::zeroed).
+    pub fn reserved(len_bytes: u64) -> io::Result<Self> {
+        Self::map(len_bytes, ProtFlags::empty())
+    }
+
+    fn map(len_bytes: u64, protection: ProtFlags) -> io::Result<Self> {
+        let len_bytes =
+            usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                len_bytes,
+                protection,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { base, len_bytes })
+    }
+
+    /// Maps `source`, whole, over the pages at `offset`.
+    ///
+    /// # Errors
+    /// What `mmap` says; `InvalidInput` when the pages lie outside of this memory.
+    pub fn overlay(&mut self, offset: u64, source: &SealedMemory, sharing: Sharing) -> io::Result<()> {
+        let target = self.pages(offset, source.len_bytes)?;
+        let (protection, flags) = match sharing {
+            Sharing::ReadOnly => (ProtFlags::READ, MapFlags::SHARED),
+            Sharing::CopyOnWrite => (
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            ),
+        };
+        // SAFETY: `target` lies inside this mapping, which this value owns and to which no reference exists, so replacing its
+        // pages is seen by nobody but the guest, whose owner asked for it.
+        unsafe {
+            rustix::mm::mmap(
+                target.cast(),
+                usize::try_from(source.len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+                protection,
+                flags | MapFlags::FIXED,
+                &source.file,
+                0,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Maps fresh zeroed private memory over `len_bytes` at `offset`.
+    ///
+    /// # Errors
+    /// As [`overlay`](Self::overlay).
+    pub fn overlay_zeroed(&mut self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        let target = self.pages(offset, len_bytes)?;
+        // SAFETY: as in `overlay`.
+        unsafe {
+            rustix::mm::mmap_anonymous(
+                target.cast(),
+                usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+            )
+        }?;
+        Ok(())
+    }
+
+    /// Gives the memory of `range` back to the kernel: it reads as what was mapped there, zeroes or a sealed memory.
+    ///
+    /// # Errors
+    /// What `madvise` says.
+    pub fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        let len_bytes = range.end.saturating_sub(range.start);
+        if len_bytes == 0 {
+            return Ok(());
+        }
+        let target = self.pages(range.start, len_bytes)?;
+        let len_bytes = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the pages belong to this mapping and nobody holds a reference into them.
+        unsafe { rustix::mm::madvise(target.cast(), len_bytes, Advice::LinuxDontNeed) }?;
+        Ok(())
+    }
+
+    /// Length in bytes.
+    pub const fn len_bytes(&self) -> u64 {
+        self.len_bytes as u64
+    }
+
+    /// The host address of the first byte.
+    pub fn hva(&self) -> Hva {
+        Hva(self.base.as_ptr().addr() as u64)
+    }
+
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, into.len() as u64)?;
+        // SAFETY: `at` checked that `into.len()` bytes from `from` lie in the mapping; `into` is a separate Rust object.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes out behind the end of `into`, without zeroing the space first.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn append_to(&self, offset: u64, len_bytes: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, len_bytes as u64)?;
+        into.reserve(len_bytes);
+        let old_len = into.len();
+        // SAFETY: `at` checked the source; `reserve` made room for `len_bytes` behind the old length, and they are
+        // initialised by the copy before the length covers them.
+        unsafe {
+            ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(old_len), len_bytes);
+            into.set_len(old_len + len_bytes);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, from.len() as u64)?;
+        // SAFETY: as in `read`, the other way round. The mapping is writable wherever the guest's memory is.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+        Ok(())
+    }
+
+    /// Writes zeroes.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn zero(&self, offset: u64, len_bytes: u64) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, len_bytes)?;
+        // SAFETY: `at` checked the bounds; the length fits because the mapping's does.
+        unsafe { ptr::write_bytes(into, 0, usize::try_from(len_bytes).unwrap_or(0)) };
+        Ok(())
+    }
+
+    /// Reads a little-endian number, in one access.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`], also when `offset` is not a multiple of 8.
+    pub fn read_u64(&self, offset: u64) -> Result<u64, OutOfBounds> {
+        let from = self.aligned_u64(offset)?;
+        // SAFETY: in bounds and aligned; volatile, because a guest may have other ideas about this memory.
+        Ok(u64::from_le(unsafe { from.read_volatile() }))
+    }
+
+    /// Writes a little-endian number, in one access.
+    ///
+    /// # Errors
+    /// As [`read_u64`](Self::read_u64).
+    pub fn write_u64(&self, offset: u64, value: u64) -> Result<(), OutOfBounds> {
+        let into = self.aligned_u64(offset)?;
+        // SAFETY: as in `read_u64`.
+        unsafe { into.write_volatile(value.to_le()) };
+        Ok(())
+    }
+
+    /// Writes `count` numbers: `first`, `first + stride`, ... (as page-table entries of a contiguous run are).
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn fill_u64(&self, offset: u64, first: u64, stride: u64, count: usize) -> Result<(), OutOfBounds> {
+        self.at(offset, (count as u64).saturating_mul(8))?;
+        let into = self.aligned_u64(offset)?;
+        let mut value = first;
+        for index in 0..count {
+            // SAFETY: `at` checked `count` numbers from `offset`. Plain stores, so that the loop vectorises.
+            unsafe { into.add(index).write(value.to_le()) };
+            value = value.wrapping_add(stride);
+        }
+        Ok(())
+    }
+
+    /// Copies between two memories.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn copy_from(&self, offset: u64, source: &Self, source_offset: u64, len_bytes: u64) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, len_bytes)?;
+        let from = source.at(source_offset, len_bytes)?;
+        // SAFETY: both ranges were checked; `copy` allows that they overlap, should both memories be the same.
+        unsafe { ptr::copy(from, into, usize::try_from(len_bytes).unwrap_or(0)) };
+        Ok(())
+    }
+
+    /// Whether `len_bytes` of both memories are equal.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`].
+    pub fn equals(&self, offset: u64, other: &Self, other_offset: u64, len_bytes: u64) -> Result<bool, OutOfBounds> {
+        let left = self.at(offset, len_bytes)?;
+        let right = other.at(other_offset, len_bytes)?;
+        // SAFETY: both ranges were checked.
+        Ok(unsafe { libc::memcmp(left.cast(), right.cast(), usize::try_from(len_bytes).unwrap_or(0)) } == 0)
+    }
+
+    /// Makes a hypervisor that shadows page tables forget what it derived from `range`: the protection of its pages is
+    /// taken away and given back.
+    pub(crate) fn touch_protection(hva: Hva, len_bytes: u64) -> io::Result<()> {
+        let len_bytes = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let target = ptr::with_exposed_provenance_mut::<c_void>(
+            usize::try_from(hva.as_u64()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        );
+        for flags in [MprotectFlags::READ, MprotectFlags::READ | MprotectFlags::WRITE] {
+            // SAFETY: the caller lends this range to the guest as writable memory and holds no reference into it; it is
+            // writable again after the second step.
+            unsafe { rustix::mm::mprotect(target, len_bytes, flags) }?;
+        }
+        Ok(())
+    }
+
+    fn aligned_u64(&self, offset: u64) -> Result<*mut u64, OutOfBounds> {
+        let address = self.at(offset, 8)?.cast::<u64>();
+        if address.is_aligned() {
+            Ok(address)
+        } else {
+            Err(self.out_of_bounds(offset, 8))
+        }
+    }
+
+    fn at(&self, offset: u64, len_bytes: u64) -> Result<*mut u8, OutOfBounds> {
+        let end = offset.checked_add(len_bytes);
+        if end.is_none_or(|end| end > self.len_bytes()) {
+            return Err(self.out_of_bounds(offset, len_bytes));
+        }
+        let offset = usize::try_from(offset).map_err(|_| self.out_of_bounds(0, 0))?;
+        // SAFETY: `offset` is at most the length of the mapping.
+        Ok(unsafe { self.base.as_ptr().add(offset) })
+    }
+
+    fn pages(&self, offset: u64, len_bytes: u64) -> io::Result<*mut u8> {
+        if !offset.is_multiple_of(vellum_layout::PAGE_SIZE) || len_bytes == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.at(offset, len_bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
+    fn out_of_bounds(&self, offset: u64, len_bytes: u64) -> OutOfBounds {
+        OutOfBounds {
+            offset,
+            len_bytes,
+            memory_len_bytes: self.len_bytes(),
+        }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: this value owns the mapping and nothing refers into it any more; a VM that maps it is dropped before, by
+        // the contract of `Vm::map`. A failure would leak the range, which is harmless.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len_bytes) };
+    }
+}
+
+/// How a sealed memory appears in a [`HostMemory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Shared with everyone who maps it, never written.
+    ReadOnly,
+    /// A page becomes private when it is first written.
+    CopyOnWrite,
+}
+
+/// Immutable memory that many sandboxes map: a sealed memfd.
+#[derive(Debug)]
+pub struct SealedMemory {
+    file: File,
+    len_bytes: u64,
+}
+
+impl SealedMemory {
+    /// A memory of `len_bytes`, filled by `fill` and then sealed for ever.
+    ///
+    /// # Errors
+    /// What the system says, or what `fill` returns.
+    pub fn create(
+        name: &str,
+        len_bytes: u64,
+        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
+    ) -> io::Result<Self> {
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let file = File::from(fd);
+        file.set_len(len_bytes)?;
+        {
+            let mut window = HostMemory::reserved(len_bytes)?;
+            window.overlay_writable(&file)?;
+            fill(&window).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        }
+        rustix::fs::fcntl_add_seals(
+            &file,
+            SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+        )?;
+        Ok(Self { file, len_bytes })
+    }
+
+    /// Length in bytes.
+    pub const fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// The memory, mapped for reading.
+    ///
+    /// # Errors
+    /// What `mmap` says.
+    pub fn map(&self) -> io::Result<HostMemory> {
+        let mut memory = HostMemory::reserved(self.len_bytes)?;
+        memory.overlay(0, self, Sharing::ReadOnly)?;
+        Ok(memory)
+    }
+}
+
+impl HostMemory {
+    fn overlay_writable(&mut self, file: &File) -> io::Result<()> {
+        // SAFETY: replaces the whole of a mapping that this value owns and nobody refers into.
+        unsafe {
+            rustix::mm::mmap(
+                self.base.as_ptr().cast(),
+                self.len_bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file,
+                0,
+            )
+        }?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
