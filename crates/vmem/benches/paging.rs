@@ -1,0 +1,3 @@
+//! Micro-benchmarks of page-table operations.
+
+fn main() {}

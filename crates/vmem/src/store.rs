@@ -1,0 +1,330 @@
+//! Where tables live and where new ones come from: the two traits that a host or a kernel implements.
+
+use vellum_layout::{Gpa, GpaRange, PAGE_SIZE, PageSize};
+
+use crate::format::EntryWidth;
+
+/// Memory that holds page tables, addressed by guest-physical address.
+///
+/// A host implements it over memory lent to a guest, with volatile or atomic accesses; a guest
+/// kernel implements it over live memory. The rules:
+///
+/// * An entry is read or written with one access of its width, at an address that is a multiple of
+///   the width. Entries are in little-endian byte order.
+/// * Memory is backed in whole 4 KiB frames: an entry in a frame of which only a part is backed is
+///   refused with [`StoreError::Unbacked`].
+/// * Every address is acceptable input. Tables made by a guest point anywhere.
+pub trait TableStore {
+    /// Reads the entry at `at`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is no readable memory.
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError>;
+
+    /// Writes the entry at `at`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is no writable memory; nothing is written then.
+    fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError>;
+
+    /// Reads `into.len()` consecutive entries of one table, the first at `at`.
+    ///
+    /// A store that can find the memory once for all of them overrides this: a walk then costs one
+    /// look-up for each run of entries instead of one for each entry.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for [`read_entry`](Self::read_entry); the content of `into` is then
+    /// unspecified.
+    #[inline]
+    fn read_entries(&self, at: Gpa, width: EntryWidth, into: &mut [u64]) -> Result<(), StoreError> {
+        let mut at = at;
+        for entry in into {
+            *entry = self.read_entry(at, width)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a run of entries of one table: `run.first_raw`, then `run.stride` more in each.
+    ///
+    /// A store over plain memory overrides this with a loop that the compiler can vectorise; see
+    /// [`EntryRun::fill`].
+    ///
+    /// # Errors
+    /// [`StoreError`] as for [`write_entry`](Self::write_entry); entries before the refused one may
+    /// have been written.
+    #[inline]
+    fn fill_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        run: EntryRun,
+    ) -> Result<(), StoreError> {
+        let mut at = at;
+        for raw in run.values() {
+            self.write_entry(at, width, raw)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+}
+
+fn next_entry(at: Gpa, width: EntryWidth) -> Result<Gpa, StoreError> {
+    at.checked_add(width.bytes())
+        .ok_or(StoreError::Unbacked { at })
+}
+
+/// Values of consecutive entries that grow by a constant: neighbouring pages, equal attributes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryRun {
+    /// The first entry.
+    pub first_raw: u64,
+    /// Difference between an entry and the one before it.
+    pub stride: u64,
+    /// Number of entries; at most one table's.
+    pub count: usize,
+}
+
+impl EntryRun {
+    /// The entries in order.
+    #[inline]
+    pub fn values(self) -> impl Iterator<Item = u64> {
+        let step = move |raw: &u64| Some(raw.wrapping_add(self.stride));
+        core::iter::successors(Some(self.first_raw), step).take(self.count)
+    }
+
+    /// Writes the entries of an 8-byte format into `entries`; the shorter of the two decides.
+    #[inline]
+    pub fn fill(self, entries: &mut [u64]) {
+        let mut raw = self.first_raw;
+        for entry in entries.iter_mut().take(self.count) {
+            *entry = raw;
+            raw = raw.wrapping_add(self.stride);
+        }
+    }
+}
+
+/// Why a table store refused an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No memory lies at the address, or only a part of its 4 KiB frame.
+    #[error("no memory backs the page-table entry at {:#x}", .at.as_u64())]
+    Unbacked {
+        /// Address of the entry.
+        at: Gpa,
+    },
+    /// The memory exists, but table edits do not belong there (a read-only image, for example).
+    #[error("the page-table entry at {:#x} is in read-only memory", .at.as_u64())]
+    ReadOnly {
+        /// Address of the entry.
+        at: Gpa,
+    },
+}
+
+impl StoreError {
+    /// Address of the refused entry.
+    pub const fn at(self) -> Gpa {
+        match self {
+            Self::Unbacked { at } | Self::ReadOnly { at } => at,
+        }
+    }
+}
+
+impl<S: TableStore + ?Sized> TableStore for &mut S {
+    #[inline]
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        (**self).read_entry(at, width)
+    }
+
+    #[inline]
+    fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError> {
+        (**self).write_entry(at, width, raw)
+    }
+
+    #[inline]
+    fn read_entries(&self, at: Gpa, width: EntryWidth, into: &mut [u64]) -> Result<(), StoreError> {
+        (**self).read_entries(at, width, into)
+    }
+
+    #[inline]
+    fn fill_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        run: EntryRun,
+    ) -> Result<(), StoreError> {
+        (**self).fill_entries(at, width, run)
+    }
+}
+
+/// A [`TableStore`] over borrowed memory that stands for guest-physical memory from `base` upward.
+///
+/// For tables that are prepared in ordinary memory and copied or mapped into a guest afterwards, for
+/// a kernel whose tables lie in a static, and for tests. Memory that a running guest can write
+/// is *not* ordinary memory: a host needs a store of its own for that.
+#[derive(Debug)]
+pub struct SliceStore<'a> {
+    base: Gpa,
+    words: &'a mut [u64],
+}
+
+/// Number of 8-byte words in a frame.
+const FRAME_WORDS: usize = 512;
+
+impl<'a> SliceStore<'a> {
+    /// A store whose first word lies at `base`, rounded down to a frame boundary. Words past the
+    /// last whole frame are not used.
+    pub fn new(base: Gpa, words: &'a mut [u64]) -> Self {
+        let whole = words.len() / FRAME_WORDS * FRAME_WORDS;
+        Self {
+            base: base.align_down(PageSize::Size4KiB),
+            words: &mut words[..whole],
+        }
+    }
+
+    /// Index of the word that holds the entry, and whether it is its high half.
+    #[inline]
+    fn locate(&self, at: Gpa, width: EntryWidth) -> Result<(usize, bool), StoreError> {
+        let unbacked = StoreError::Unbacked { at };
+        let offset = at.offset_from(self.base).ok_or(unbacked)?;
+        let index = usize::try_from(offset / 8).map_err(|_| unbacked)?;
+        if index >= self.words.len() || !offset.is_multiple_of(width.bytes()) {
+            return Err(unbacked);
+        }
+        Ok((index, !offset.is_multiple_of(8)))
+    }
+
+    /// Indices of `count` 8-byte entries from `at`.
+    #[inline]
+    fn locate_run(&self, at: Gpa, count: usize) -> Result<core::ops::Range<usize>, StoreError> {
+        let (first, _) = self.locate(at, EntryWidth::Bytes8)?;
+        let end = first.checked_add(count);
+        match end {
+            Some(end) if end <= self.words.len() => Ok(first..end),
+            _ => Err(StoreError::Unbacked { at }),
+        }
+    }
+}
+
+impl TableStore for SliceStore<'_> {
+    #[inline]
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        let (index, high) = self.locate(at, width)?;
+        let word = self.words[index];
+        Ok(match (width, high) {
+            (EntryWidth::Bytes8, _) => word,
+            (EntryWidth::Bytes4, false) => word & u64::from(u32::MAX),
+            (EntryWidth::Bytes4, true) => word >> 32,
+        })
+    }
+
+    #[inline]
+    fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError> {
+        let (index, high) = self.locate(at, width)?;
+        let word = &mut self.words[index];
+        *word = match (width, high) {
+            (EntryWidth::Bytes8, _) => raw,
+            (EntryWidth::Bytes4, false) => *word >> 32 << 32 | raw & u64::from(u32::MAX),
+            (EntryWidth::Bytes4, true) => *word & u64::from(u32::MAX) | raw << 32,
+        };
+        Ok(())
+    }
+
+    #[inline]
+    fn read_entries(&self, at: Gpa, width: EntryWidth, into: &mut [u64]) -> Result<(), StoreError> {
+        if width == EntryWidth::Bytes8 {
+            let run = self.locate_run(at, into.len())?;
+            into.copy_from_slice(&self.words[run]);
+            return Ok(());
+        }
+        let mut at = at;
+        for entry in into {
+            *entry = self.read_entry(at, width)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn fill_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        run: EntryRun,
+    ) -> Result<(), StoreError> {
+        if width == EntryWidth::Bytes8 {
+            let range = self.locate_run(at, run.count)?;
+            run.fill(&mut self.words[range]);
+            return Ok(());
+        }
+        let mut at = at;
+        for raw in run.values() {
+            self.write_entry(at, width, raw)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the frames of new tables come from.
+pub trait FrameSource {
+    /// A frame that is filled with zeros and used for nothing else; `None` when there is no more.
+    fn allocate_table(&mut self) -> Option<Gpa>;
+}
+
+impl<F: FrameSource + ?Sized> FrameSource for &mut F {
+    fn allocate_table(&mut self) -> Option<Gpa> {
+        (**self).allocate_table()
+    }
+}
+
+/// A [`FrameSource`] that has none: for a mapper that only changes what is mapped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFrames;
+
+impl FrameSource for NoFrames {
+    fn allocate_table(&mut self) -> Option<Gpa> {
+        None
+    }
+}
+
+/// A [`FrameSource`] that hands out the frames of a range in order. The caller sees to it that
+/// the range holds zeros.
+///
+/// ```
+/// use vellum_layout::{Gpa, GpaRange};
+/// use vellum_vmem::{FrameRange, FrameSource};
+/// let mut frames = FrameRange::new(GpaRange::new(Gpa::literal(0x1000), 0x2000)?);
+/// assert_eq!(frames.allocate_table(), Some(Gpa::literal(0x1000)));
+/// assert_eq!(frames.allocate_table(), Some(Gpa::literal(0x2000)));
+/// assert_eq!(frames.allocate_table(), None);
+/// # Ok::<(), vellum_layout::RangeError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct FrameRange {
+    range: GpaRange,
+    used_bytes: u64,
+}
+
+impl FrameRange {
+    /// All frames of `range`, lowest first.
+    pub const fn new(range: GpaRange) -> Self {
+        Self {
+            range,
+            used_bytes: 0,
+        }
+    }
+
+    /// Number of frames handed out.
+    pub const fn used_frames(&self) -> u64 {
+        self.used_bytes / PAGE_SIZE
+    }
+}
+
+impl FrameSource for FrameRange {
+    fn allocate_table(&mut self) -> Option<Gpa> {
+        let frame = self.range.at(self.used_bytes)?;
+        self.used_bytes += PAGE_SIZE;
+        Some(frame)
+    }
+}
