@@ -1,0 +1,5 @@
+//! Prints `docs/memory-map.md`.
+
+fn main() {
+    print!("{}", vellum_layout::MemoryMapPage);
+}
