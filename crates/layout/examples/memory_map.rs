@@ -1,5 +1,7 @@
 //! Prints `docs/memory-map.md`.
 
-fn main() {
-    print!("{}", vellum_layout::MemoryMapPage);
+use std::io::Write;
+
+fn main() -> std::io::Result<()> {
+    write!(std::io::stdout(), "{}", vellum_layout::MemoryMapPage)
 }

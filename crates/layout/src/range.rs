@@ -85,6 +85,7 @@ macro_rules! range_operations {
             ///
             /// [`RangeError`] when the length is zero, when start or length is not a multiple of
             /// [`PAGE_SIZE`], or when the range runs past the last valid address.
+            #[inline]
             pub const fn new(start: $address, len_bytes: u64) -> Result<Self, RangeError> {
                 let from = start.as_u64();
                 if len_bytes == 0 {
@@ -113,6 +114,7 @@ macro_rules! range_operations {
             /// # Errors
             ///
             /// [`RangeError`] as for `new`, and when `end` lies below `start`.
+            #[inline]
             pub const fn from_bounds(start: $address, end: $address) -> Result<Self, RangeError> {
                 match end.as_u64().checked_sub(start.as_u64()) {
                     Some(len_bytes) => Self::new(start, len_bytes),
@@ -139,18 +141,21 @@ macro_rules! range_operations {
 
             /// First address of the range.
             #[must_use]
+            #[inline]
             pub const fn start(&self) -> $address {
                 self.start
             }
 
             /// First address after the range.
             #[must_use]
+            #[inline]
             pub const fn end(&self) -> $address {
                 self.end
             }
 
             /// Last address of the range.
             #[must_use]
+            #[inline]
             pub const fn last(&self) -> $address {
                 match self.end.checked_sub(1) {
                     Some(last) => last,
@@ -161,24 +166,28 @@ macro_rules! range_operations {
 
             /// Length of the range; never zero.
             #[must_use]
+            #[inline]
             pub const fn len_bytes(&self) -> u64 {
                 self.end.as_u64() - self.start.as_u64()
             }
 
             /// Number of 4 KiB pages; never zero.
             #[must_use]
+            #[inline]
             pub const fn pages(&self) -> u64 {
                 self.len_bytes() / PAGE_SIZE
             }
 
             /// Whether `address` lies in the range.
             #[must_use]
+            #[inline]
             pub const fn contains(&self, address: $address) -> bool {
                 self.start.as_u64() <= address.as_u64() && address.as_u64() < self.end.as_u64()
             }
 
             /// Whether every address of `other` lies in this range.
             #[must_use]
+            #[inline]
             pub const fn contains_range(&self, other: &Self) -> bool {
                 self.start.as_u64() <= other.start.as_u64()
                     && other.end.as_u64() <= self.end.as_u64()
@@ -186,12 +195,14 @@ macro_rules! range_operations {
 
             /// Whether the two ranges have an address in common.
             #[must_use]
+            #[inline]
             pub const fn overlaps(&self, other: &Self) -> bool {
                 self.start.as_u64() < other.end.as_u64() && other.start.as_u64() < self.end.as_u64()
             }
 
             /// How far `address` is into the range; `None` when it is outside.
             #[must_use]
+            #[inline]
             pub const fn offset_of(&self, address: $address) -> Option<u64> {
                 if self.contains(address) {
                     address.offset_from(self.start)
@@ -202,6 +213,7 @@ macro_rules! range_operations {
 
             /// The address `offset_bytes` into the range; `None` when that is outside.
             #[must_use]
+            #[inline]
             pub const fn at(&self, offset_bytes: u64) -> Option<$address> {
                 if offset_bytes < self.len_bytes() {
                     self.start.checked_add(offset_bytes)
@@ -213,6 +225,7 @@ macro_rules! range_operations {
             /// The part of `len_bytes` bytes that begins `offset_bytes` into the range; `None`
             /// when it is empty, unaligned or not wholly inside.
             #[must_use]
+            #[inline]
             pub const fn part(&self, offset_bytes: u64, len_bytes: u64) -> Option<Self> {
                 let Some(start) = self.at(offset_bytes) else {
                     return None;
