@@ -8,6 +8,7 @@ mod allow;
 mod cfg_density;
 mod crate_roots;
 mod crates;
+mod links;
 mod machine_paths;
 mod names;
 #[cfg(test)]
@@ -90,6 +91,7 @@ fn all_violations(sources: &Sources, metadata: &serde_json::Value) -> Vec<Violat
     violations.extend(unsafe_code::check_opt_in(&sources.rust));
     violations.extend(crate_roots::check(&sources.rust));
     violations.extend(crates::check(metadata));
+    violations.extend(links::check(sources));
     for (path, text) in &sources.other {
         violations.extend(crates::check_lints(path, text));
     }

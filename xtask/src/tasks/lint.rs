@@ -1,55 +1,77 @@
 //! `cargo xtask lint`: format, clippy, documentation and house rules, with warnings as errors.
 
-use anyhow::{Context, Result};
+use std::process::Command;
+
+use anyhow::{Result, bail};
 
 use crate::host::MDBOOK;
 use crate::process::{self, heading, progress};
 use crate::rules;
 use crate::workspace::Workspace;
 
-/// Runs every check that needs no test run, in order of cost.
+type Stage = fn(&Workspace) -> Result<()>;
+
+/// Every check that needs no test run, in order of cost.
+const STAGES: [(&str, Stage); 6] = [
+    ("house rules", rules::check),
+    ("format", check_format),
+    ("clippy", check_clippy),
+    ("documentation", check_documentation),
+    ("memory map", rules::check_memory_map),
+    ("book", build_book),
+];
+
+/// Runs every stage even after a failed one, so that one run shows everything that is wrong.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    heading("house rules");
-    rules::check(workspace)?;
-    heading("format");
-    process::run(workspace.cargo().args(["fmt", "--all", "--check"]))?;
-    process::run(workspace.guests_cargo().args(["fmt", "--all", "--check"]))?;
-    heading("clippy");
-    let deny_warnings = ["--", "--deny", "warnings"];
-    process::run(
-        workspace
-            .cargo()
-            .args(["clippy", "--workspace", "--all-targets"])
-            .args(deny_warnings),
-    )?;
+    let mut failed = Vec::new();
+    for (name, stage) in STAGES {
+        heading(name);
+        if let Err(error) = stage(workspace) {
+            progress(&format!("FAILED: {error:#}"));
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("lint failed in: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn check_format(workspace: &Workspace) -> Result<()> {
+    for mut command in [workspace.cargo(), workspace.guests_cargo()] {
+        process::run(command.args(["fmt", "--all", "--check"]))?;
+    }
+    Ok(())
+}
+
+fn check_clippy(workspace: &Workspace) -> Result<()> {
+    let mut host = workspace.cargo();
+    host.args(["clippy", "--workspace", "--all-targets"]);
     // A guest has no test harness, so only its program is checked.
-    process::run(
-        workspace
-            .guests_cargo()
-            .args(["clippy", "--workspace"])
-            .args(deny_warnings),
-    )?;
-    heading("documentation");
-    process::run(
-        workspace
-            .cargo()
-            .args(["doc", "--workspace", "--no-deps"])
-            .env("RUSTDOCFLAGS", "-Dwarnings"),
-    )?;
-    rules::check_memory_map(workspace).context("memory map")?;
-    build_book(workspace)
+    let mut guests = workspace.guests_cargo();
+    guests.args(["clippy", "--workspace"]);
+    for mut command in [host, guests] {
+        process::run(command.args(["--", "--deny", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn check_documentation(workspace: &Workspace) -> Result<()> {
+    let mut command = workspace.cargo();
+    command
+        .args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-Dwarnings");
+    process::run(&mut command)
 }
 
 fn build_book(workspace: &Workspace) -> Result<()> {
     if !MDBOOK.is_present() {
-        progress(&format!("book SKIPPED: {}", MDBOOK.missing()));
+        progress(&format!("SKIPPED: {}", MDBOOK.missing()));
         return Ok(());
     }
-    let destination = workspace.target_dir().join("book");
-    let mut command = std::process::Command::new(MDBOOK.program);
+    let mut command = Command::new(MDBOOK.program);
     command
         .current_dir(workspace.root())
-        .args(["build", "docs", "--dest-dir"])
-        .arg(destination);
-    process::run(&mut command)
+        .args(["build", "docs", "--dest-dir"]);
+    process::run(command.arg(workspace.target_dir().join("book")))
 }
