@@ -6,6 +6,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+/// Device number of `/dev/kvm`: major 10 (misc), minor 232 (Linux, admin-guide/devices.txt), as `st_rdev` packs them.
+const KVM_DEVICE: u64 = (10 << 8) + 232;
+
 /// Whether `/dev/kvm` can be opened, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kvm {
@@ -37,7 +40,7 @@ impl Kvm {
                 };
             }
         };
-        if !metadata.file_type().is_char_device() {
+        if !metadata.file_type().is_char_device() || metadata.rdev() != KVM_DEVICE {
             return Self::NotADevice;
         }
         match OpenOptions::new().read(true).write(true).open(device) {
@@ -69,14 +72,21 @@ impl Kvm {
                  pass the device in with `--device /dev/kvm`"
                     .to_owned(),
             ),
-            Self::NoPermission { owner, mode } => Some(format!(
-                "/dev/kvm exists but this user may not open it (owner {owner}, mode {mode:04o}): add the user \
-                 to the group with `sudo usermod -aG kvm $USER` and log in again, or grant access now with \
-                 `sudo setfacl -m u:$USER:rw /dev/kvm`"
-            )),
+            Self::NoPermission { owner, mode } => {
+                // The kvm group helps only where the device lets a group read and write.
+                let first = if mode & 0o060 == 0o060 {
+                    ""
+                } else {
+                    "`sudo chgrp kvm /dev/kvm && sudo chmod 0660 /dev/kvm`, then "
+                };
+                Some(format!(
+                    "/dev/kvm exists but this user may not open it (owner {owner}, mode {mode:04o}): {first}\
+                     `sudo usermod -aG kvm $USER` and log in again, or for now `sudo setfacl -m u:$USER:rw /dev/kvm`"
+                ))
+            }
             Self::NotADevice => Some(
-                "/dev/kvm is not a character device: something else was created under that name; remove it \
-                 and load the kvm module"
+                "/dev/kvm is not the character device 10:232: something else was created under that name; remove \
+                 it and load the kvm module"
                     .to_owned(),
             ),
             Self::Failed { error } => Some(format!("/dev/kvm cannot be opened: {error}")),

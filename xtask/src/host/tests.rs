@@ -10,12 +10,14 @@ fn a_missing_device_is_absent_whatever_the_cpu_says() {
 }
 
 #[test]
-fn a_regular_file_is_not_taken_for_the_device() {
+fn other_files_and_devices_are_not_taken_for_the_device() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    assert_eq!(
-        Kvm::probe_at(&file, Path::new("/nonexistent/cpuinfo")),
-        Kvm::NotADevice
-    );
+    for path in [&file, Path::new("/dev/null")] {
+        assert_eq!(
+            Kvm::probe_at(path, Path::new("/nonexistent/cpuinfo")),
+            Kvm::NotADevice
+        );
+    }
 }
 
 #[test]
@@ -54,6 +56,13 @@ fn every_problem_says_what_to_do() {
                 mode: 0o660,
             },
             "usermod -aG kvm",
+        ),
+        (
+            Kvm::NoPermission {
+                owner: "uid 0 gid 0".into(),
+                mode: 0o600,
+            },
+            "chmod 0660",
         ),
         (Kvm::NotADevice, "character device"),
         (
