@@ -59,6 +59,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate alloc;
+
 pub use attrs::{AttrChange, Attrs};
 pub use entry::{DecodeError, EncodeError, Entry, Leaf};
 pub use format::{EntryWidth, Format, FormatError, Level, RootError};

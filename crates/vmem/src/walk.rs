@@ -335,20 +335,23 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
     }
 
     /// The next thing worth reporting.
-    fn advance(&mut self) -> Result<Option<Step>, WalkError> {
-        if let Some((table, level, base, rights)) = self.announced.take() {
-            self.enter(table, level, base, rights)?;
+    #[inline]
+    fn advance(&mut self) -> Option<Result<Step, WalkError>> {
+        if let Some((table, level, base, rights)) = self.announced.take()
+            && let Err(error) = self.enter(table, level, base, rights)
+        {
+            return Some(Err(error));
         }
-        while let Some(top) = self.depth.checked_sub(1) {
-            let cursor = &mut self.path[top];
-            if cursor.next >= cursor.end {
-                self.depth = top;
-                continue;
-            }
-            if cursor.next >= cursor.chunk_end
-                && let Err(source) = cursor.refill(self.store, self.format)
-            {
-                return self.unbacked(source).map(Some);
+        loop {
+            let cursor = &mut self.path[self.depth.checked_sub(1)?];
+            if cursor.next >= cursor.chunk_end {
+                if cursor.next >= cursor.end {
+                    self.depth -= 1;
+                    continue;
+                }
+                if let Err(source) = cursor.refill(self.store, self.format) {
+                    return Some(self.unbacked(source));
+                }
             }
             let index = cursor.next;
             cursor.next += 1;
@@ -356,11 +359,10 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
             // difference is from 1 to CHUNK, so the cast loses nothing.
             #[expect(clippy::cast_possible_truncation, reason = "at most CHUNK")]
             let raw = cursor.chunk[CHUNK - (cursor.chunk_end - index) as usize];
-            if let Some(step) = self.examine(index, raw)? {
-                return Ok(Some(step));
+            if let Some(step) = self.examine(index, raw) {
+                return Some(step);
             }
         }
-        Ok(None)
     }
 
     /// Gives up the table on top of the path, which cannot be read.
@@ -376,19 +378,19 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
 
     /// Decides what entry `index` of the table on top of the path is; `None` when it is absent.
     #[inline]
-    fn examine(&mut self, index: u64, raw: u64) -> Result<Option<Step>, WalkError> {
+    fn examine(&mut self, index: u64, raw: u64) -> Option<Result<Step, WalkError>> {
         let cursor = &self.path[self.depth - 1];
         let (format, level) = (self.format, cursor.level);
         let linear = cursor.base + (index << format.shift(level));
         let entry_gpa = format.entry_at(cursor.table, index);
         let step = match format.decode(level, raw) {
-            Ok(Entry::Absent { .. }) => return Ok(None),
+            Ok(Entry::Absent { .. }) => return None,
             Ok(Entry::Leaf(leaf)) => {
                 let effective = leaf.attrs.restricted_by(cursor.rights);
                 let gva = gva_of(linear);
                 let Some(left) = self.left.leaves.checked_sub(1) else {
                     let limit = self.granted.leaves;
-                    return Err(WalkError::TooManyLeaves { gva, limit });
+                    return Some(Err(WalkError::TooManyLeaves { gva, limit }));
                 };
                 self.left.leaves = left;
                 Step::Leaf(LeafStep {
@@ -400,7 +402,7 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
             }
             Ok(Entry::Table { table, attrs }) => {
                 let rights = cursor.rights.restricted_by(attrs);
-                return self.descend(table, linear, rights).map(Some);
+                return Some(self.descend(table, linear, rights));
             }
             Err(error) => Step::Malformed {
                 gva: gva_of(linear),
@@ -408,7 +410,7 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
                 error,
             },
         };
-        Ok(Some(step))
+        Some(Ok(step))
     }
 
     /// Announces a table, unless it is on the path already.
@@ -444,7 +446,7 @@ impl<S: TableStore + ?Sized> Iterator for Walker<'_, S> {
         if self.finished {
             return None;
         }
-        let step = self.advance().transpose();
+        let step = self.advance();
         if !matches!(step, Some(Ok(_))) {
             self.finished = true;
         }
