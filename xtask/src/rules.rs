@@ -11,6 +11,7 @@ mod crates;
 mod links;
 mod machine_paths;
 mod names;
+mod quotes;
 #[cfg(test)]
 mod samples;
 mod signatures;
@@ -92,6 +93,7 @@ fn all_violations(sources: &Sources, metadata: &serde_json::Value) -> Vec<Violat
     violations.extend(crate_roots::check(&sources.rust));
     violations.extend(crates::check(metadata));
     violations.extend(links::check(sources));
+    violations.extend(quotes::check(sources));
     for (path, text) in &sources.other {
         violations.extend(crates::check_lints(path, text));
     }

@@ -58,7 +58,8 @@ fn violation(path: &str, line: usize, rule: &'static str, message: String) -> Vi
     }
 }
 
-fn is_markdown(path: &str) -> bool {
+/// Whether the path names a Markdown file.
+pub(super) fn is_markdown(path: &str) -> bool {
     Path::new(path)
         .extension()
         .is_some_and(|extension| extension == "md")
