@@ -1,0 +1,281 @@
+//! Answering calls: from the message in the input buffer to the message in the output buffer.
+//!
+//! Lifetimes here follow one rule: a reference into the input buffer never outlives the decoding of the arguments.
+//! [`Incoming`] carries it, a thunk takes the arguments out (copying text and bytes) and drops it, and only then does
+//! the function run, which may call the host and so have the buffer overwritten.
+
+#![expect(
+    unsafe_code,
+    reason = "arguments larger than the buffer are written by the host"
+)]
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use vellum_abi::message::{
+    ErrorCode, External, Limits, Message, MessageError, MessageKind, MessageWriter,
+    WriteError, write_error,
+};
+use vellum_abi::value::{ValueRef, ValueType};
+
+use crate::link::Link;
+use crate::table::Export;
+use crate::value::{GuestValue, Outgoing, Returned};
+
+/// What a thunk hands back.
+pub type Answer = Result<Outgoing, Failure>;
+
+/// A guest that answers calls over a link, with the functions of a table.
+pub struct Session<'g> {
+    link: Link<'g>,
+    functions: &'g [Export],
+    /// The last reply's text or bytes, when they did not fit and the host has yet to copy them.
+    kept: Option<Outgoing>,
+}
+
+/// A call on its way to a function: its arguments, taken one by one.
+pub struct Incoming<'a> {
+    message: Message<'a>,
+    fetch: Fetch<'a>,
+    next: usize,
+}
+
+/// Gets external values from the host.
+#[derive(Clone, Copy)]
+pub struct Fetch<'g> {
+    link: Link<'g>,
+}
+
+/// Why a call has no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    code: ErrorCode,
+    text: String,
+}
+
+impl<'g> Session<'g> {
+    /// A session that has answered nothing yet.
+    #[must_use]
+    pub const fn new(link: Link<'g>, functions: &'g [Export]) -> Self {
+        Self {
+            link,
+            functions,
+            kept: None,
+        }
+    }
+
+    /// Answers the call in the input buffer; afterwards the reply lies in the output buffer.
+    pub fn answer(&mut self) {
+        // The host has resumed us, so it is done with the last reply.
+        if self.kept.is_some() {
+            self.kept = None;
+        }
+        let (function, answer) = self.run();
+        match answer {
+            Ok(value) => self.reply(function, value),
+            Err(failure) => self.reply_error(function, &failure),
+        }
+    }
+
+    fn run(&self) -> (u32, Answer) {
+        // SAFETY: the reference goes into `Incoming` only, whose users drop it before the next message is asked for.
+        let input = unsafe { self.link.input() };
+        let message = match Message::parse(input, Limits::for_buffer(input.len())) {
+            Ok(message) => message,
+            Err(error) => return (u32::MAX, Err(Failure::malformed(&error))),
+        };
+        let function = message.function();
+        if message.kind() != MessageKind::Call {
+            let text = format!("expected a call, got {:?}", message.kind());
+            return (
+                function,
+                Err(Failure::new(ErrorCode::MalformedMessage, text)),
+            );
+        }
+        let Some(thunk) = self
+            .functions
+            .get(function as usize)
+            .and_then(Export::thunk)
+        else {
+            let text = format!(
+                "guest has {} functions, none has index {function}",
+                self.functions.len()
+            );
+            return (
+                function,
+                Err(Failure::new(ErrorCode::UnknownFunction, text)),
+            );
+        };
+        (
+            function,
+            thunk(Incoming {
+                message,
+                fetch: Fetch::new(self.link),
+                next: 0,
+            }),
+        )
+    }
+
+    fn reply(&mut self, function: u32, value: Outgoing) {
+        let written = self
+            .link
+            .with_output(|output| write_reply(output, function, value.borrow()));
+        match written {
+            Ok(Placement::Inline) => {}
+            Ok(Placement::External) => self.kept = Some(value),
+            Err(error) => {
+                let failure = Failure::new(ErrorCode::TooLarge, format!("{error}"));
+                self.reply_error(function, &failure);
+            }
+        }
+    }
+
+    fn reply_error(&self, function: u32, failure: &Failure) {
+        let written = self.link.with_output(|output| {
+            write_error(
+                output,
+                MessageKind::Reply,
+                function,
+                failure.code,
+                &failure.text,
+            )
+        });
+        // Every buffer that `Peb::check` admits holds any error.
+        written.expect("the output buffer holds an error");
+    }
+}
+
+/// Where the value of a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// Into the message.
+    Inline,
+    /// Nowhere: the message names its address.
+    External,
+}
+
+#[inline]
+fn write_reply(
+    output: &mut [u8],
+    function: u32,
+    value: ValueRef<'_>,
+) -> Result<Placement, WriteError> {
+    let mut writer = MessageWriter::new(output, MessageKind::Reply, function, 1)?;
+    let placement = push(&mut writer, value)?;
+    writer.finish()?;
+    Ok(placement)
+}
+
+/// Pushes a value inline if there is room, else by address.
+#[inline]
+pub(crate) fn push(
+    writer: &mut MessageWriter<'_>,
+    value: ValueRef<'_>,
+) -> Result<Placement, WriteError> {
+    match writer.push(value) {
+        Ok(()) => Ok(Placement::Inline),
+        Err(WriteError::BufferTooSmall { .. }) => {
+            let payload = value.payload();
+            let gva = payload.as_ptr().expose_provenance() as u64;
+            writer.push_guest_memory(value.value_type(), gva, payload.len())?;
+            Ok(Placement::External)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Incoming<'_> {
+    /// Refuses the call unless it has `count` arguments.
+    ///
+    /// # Errors
+    /// It has another number.
+    #[inline]
+    pub fn expect_count(&self, count: usize) -> Result<(), Failure> {
+        if self.message.slot_count() == count {
+            return Ok(());
+        }
+        let text = format!(
+            "function has {count} parameters, call has {}",
+            self.message.slot_count()
+        );
+        Err(Failure::new(ErrorCode::ArgumentCount, text))
+    }
+
+    /// Takes the next argument.
+    ///
+    /// # Errors
+    /// It is of another type or malformed, or too large for the heap.
+    #[inline]
+    pub fn take<T: GuestValue>(&mut self) -> Result<T, Failure> {
+        let argument = self
+            .message
+            .argument(self.next)
+            .map_err(|error| Failure::malformed(&error))?;
+        self.next += 1;
+        T::from_argument(argument, &self.fetch)
+    }
+
+    /// Turns what the function returned into an answer.
+    ///
+    /// # Errors
+    /// The function returned an error.
+    #[inline]
+    pub fn answer(returned: impl Returned) -> Answer {
+        returned.into_answer()
+    }
+}
+
+impl<'g> Fetch<'g> {
+    pub(crate) const fn new(link: Link<'g>) -> Self {
+        Self { link }
+    }
+
+    /// Has the host write an external value into fresh memory.
+    pub(crate) fn bytes(&self, external: &External) -> Result<Vec<u8>, Failure> {
+        let Some(slot) = external.host_slot() else {
+            return Err(Failure::new(
+                ErrorCode::MalformedMessage,
+                "external value is not the host's".into(),
+            ));
+        };
+        let len_bytes = external.len_bytes as usize;
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(len_bytes).is_err() {
+            let text = format!("no room in the guest's heap for a value of {len_bytes} bytes");
+            return Err(Failure::new(ErrorCode::TooLarge, text));
+        }
+        // SAFETY: the vector has room for `len_bytes` bytes, and no reference to its spare capacity exists.
+        unsafe { self.link.fill(slot, bytes.as_mut_ptr(), len_bytes) };
+        // SAFETY: the capacity is at least `len_bytes`; the host has written that many bytes.
+        unsafe { bytes.set_len(len_bytes) };
+        Ok(bytes)
+    }
+}
+
+impl Failure {
+    #[cold]
+    pub(crate) fn new(code: ErrorCode, text: String) -> Self {
+        Self { code, text }
+    }
+
+    #[cold]
+    pub(crate) fn wrong_type(expected: ValueType, found: ValueType) -> Self {
+        Self::new(
+            ErrorCode::ArgumentType,
+            format!("expected a value of type {expected}, got {found}"),
+        )
+    }
+
+    #[cold]
+    pub(crate) fn malformed(error: &MessageError) -> Self {
+        Self::new(ErrorCode::MalformedMessage, format!("{error}"))
+    }
+
+    pub(crate) fn into_parts(self) -> (ErrorCode, String) {
+        (self.code, self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

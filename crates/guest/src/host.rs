@@ -1,0 +1,131 @@
+//! Calling the host.
+
+#![expect(unsafe_code, reason = "the reply lies in memory shared with the host")]
+
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+
+use vellum_abi::message::{
+    ErrorCode, Limits, Message, MessageKind, MessageWriter, Outcome, WriteError,
+};
+use vellum_abi::port::Port;
+use vellum_abi::value::ValueRef;
+
+use crate::dispatch::{Failure, Fetch, push};
+use crate::link::Link;
+use crate::table::Import;
+use crate::value::GuestValue;
+use crate::{logging, runtime};
+
+/// A host function did not return a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostError {
+    code: ErrorCode,
+    text: String,
+}
+
+impl HostError {
+    /// What went wrong.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The host's words, or this library's when the call never reached a host function.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host call: {}: {}", self.code, self.text)
+    }
+}
+
+impl core::error::Error for HostError {}
+
+impl From<Failure> for HostError {
+    fn from(failure: Failure) -> Self {
+        let (code, text) = failure.into_parts();
+        Self { code, text }
+    }
+}
+
+/// Calls the host function that `import` declares. Made by `#[host_functions]`.
+///
+/// # Errors
+/// The host refused or failed, or its reply was not a `T`.
+#[inline]
+pub fn call_host<T: GuestValue>(
+    import: &'static Import,
+    arguments: &[ValueRef<'_>],
+) -> Result<T, HostError> {
+    if logging::is_writing() {
+        let text = "called while a log record is being formatted".into();
+        return Err(HostError {
+            code: ErrorCode::NotNow,
+            text,
+        });
+    }
+    let (link, function) = runtime::import_call(import);
+    call_host_on(link, function, arguments)
+}
+
+/// Calls host function number `function` over `link`.
+///
+/// # Errors
+/// As [`call_host`].
+#[inline]
+pub fn call_host_on<T: GuestValue>(
+    link: Link<'_>,
+    function: u32,
+    arguments: &[ValueRef<'_>],
+) -> Result<T, HostError> {
+    link.with_output(|output| write_call(output, function, arguments))
+        .map_err(|error| HostError {
+            code: ErrorCode::TooLarge,
+            text: format!("{error}"),
+        })?;
+    link.exit(Port::HostCall, 0);
+    // SAFETY: the reference is used in this function only, and the one exit below it, a fill, does not let the host
+    // write a message.
+    let input = unsafe { link.input() };
+    let message = Message::parse(input, Limits::for_buffer(input.len()))
+        .map_err(|error| Failure::malformed(&error))?;
+    if message.kind() != MessageKind::HostReply || message.function() != function {
+        let text = format!("expected a reply of host function {function}, got another message");
+        return Err(HostError {
+            code: ErrorCode::MalformedMessage,
+            text,
+        });
+    }
+    match message
+        .outcome()
+        .map_err(|error| Failure::malformed(&error))?
+    {
+        Outcome::Value(argument) => Ok(T::from_argument(argument, &Fetch::new(link))?),
+        Outcome::Failed { code, text } => Err(HostError {
+            code,
+            text: text.into(),
+        }),
+    }
+}
+
+/// Writes the call. Values that do not fit are named by address; the caller's borrow keeps them alive until the host
+/// has answered.
+#[inline]
+fn write_call(
+    output: &mut [u8],
+    function: u32,
+    arguments: &[ValueRef<'_>],
+) -> Result<(), WriteError> {
+    let mut writer = MessageWriter::new(output, MessageKind::HostCall, function, arguments.len())?;
+    for argument in arguments {
+        push(&mut writer, *argument)?;
+    }
+    writer.finish()?;
+    Ok(())
+}

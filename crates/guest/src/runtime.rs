@@ -1,0 +1,158 @@
+//! The state of a running guest, from its first instruction to its dispatch loop.
+
+#![expect(
+    unsafe_code,
+    reason = "takes addresses from the host and keeps one thread's global state"
+)]
+
+use core::cell::Cell;
+
+use vellum_abi::peb::Peb;
+use vellum_abi::port::{ABORT_BAD_PEB, IDLE_READY, IDLE_REPLY, Port};
+
+use crate::dispatch::Session;
+use crate::gate::PortGate;
+use crate::link::{Link, address};
+use crate::table::{Export, Import};
+use crate::{heap, logging, panic};
+
+/// State of the guest's one thread, in a static.
+pub(crate) struct Single<T>(T);
+
+// SAFETY: a guest has one thread and no interrupts, so there is nobody to share with. Outside a guest nothing safe
+// writes such a static: `start` and `set_region`, the only writers, are unsafe and ask for a single thread.
+unsafe impl<T> Sync for Single<T> {}
+
+impl<T> Single<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    pub(crate) const fn get(&self) -> &T {
+        &self.0
+    }
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    link: Link<'static>,
+    peb: *const Peb,
+    functions: &'static [Export],
+    imports: *const Import,
+}
+
+static STATE: Single<Cell<Option<State>>> = Single::new(Cell::new(None));
+static GATE: PortGate = PortGate;
+
+/// Initialises the guest. Called by `entry!` on the first instructions; afterwards [`serve`] answers calls.
+///
+/// # Safety
+/// `peb` is what the host passed at entry. The table pointers delimit arrays that live for ever. One thread.
+pub unsafe fn start(peb: *const Peb, functions: [*const Export; 2], imports: *const Import) {
+    // SAFETY: the host maps the PEB, readable, at the address it passes; its copy is checked before use.
+    let block = unsafe { peb.read() };
+    if block.check().is_err() {
+        panic::give_up(ABORT_BAD_PEB);
+    }
+    let [first, end] = functions;
+    let count = (end.addr() - first.addr()) / size_of::<Export>();
+    let functions = if count == 0 {
+        &[]
+    } else {
+        // SAFETY: the linker placed `count` exports between the two symbols; they are immutable.
+        unsafe { core::slice::from_raw_parts(first, count) }
+    };
+    // SAFETY: a PEB that passed its check names the buffers that the host has mapped for this guest.
+    let link = unsafe { Link::new(&block, &GATE) };
+    // SAFETY: the same for the heap; the caller promises a single thread.
+    unsafe { heap::set_region(block.heap_ptr, block.heap_len_bytes) };
+    STATE.get().set(Some(State {
+        link,
+        peb,
+        functions,
+        imports,
+    }));
+    logging::install(block.log_level);
+}
+
+/// Tells the host that the guest is ready, then answers calls for ever.
+pub fn idle() -> ! {
+    if let Some(state) = STATE.get().get() {
+        state.link.exit(Port::Idle, IDLE_READY);
+    }
+    serve()
+}
+
+/// Answers the call in the input buffer, then the next, for ever.
+pub fn serve() -> ! {
+    let state = state();
+    let mut session = Session::new(state.link, state.functions);
+    loop {
+        session.answer();
+        state.link.exit(Port::Idle, IDLE_REPLY);
+    }
+}
+
+/// A number that differs between any two sandboxes, clones of one snapshot included. It changes when the sandbox
+/// is restored, so ask again rather than keep it. It is no cryptographic secret.
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn seed() -> u64 {
+    let peb = state().peb;
+    // SAFETY: `start` checked the PEB, which stays mapped and readable. The host rewrites the seed between calls,
+    // hence volatile.
+    unsafe { (&raw const (*peb).seed).read_volatile() }
+}
+
+/// The data that the embedder gave to this guest at its start; empty when there is none.
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn init_data() -> &'static [u8] {
+    let peb = peb();
+    let Ok(len_bytes @ 1..) = usize::try_from(peb.init_data_len_bytes) else {
+        return &[];
+    };
+    // SAFETY: the PEB passed its check, so the range does not wrap; the host keeps it mapped, readable and unchanged.
+    unsafe { core::slice::from_raw_parts(address(peb.init_data_ptr).cast_const(), len_bytes) }
+}
+
+/// Ends the guest with a code of the caller's choice. The host reports it and does not resume the guest.
+pub fn abort(code: u32) -> ! {
+    panic::give_up(code)
+}
+
+/// A copy of the PEB.
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn peb() -> Peb {
+    let peb = state().peb;
+    // SAFETY: `start` checked the PEB, which stays mapped and readable.
+    unsafe { peb.read_volatile() }
+}
+
+/// The link, once the guest has started.
+#[inline]
+pub(crate) fn link() -> Option<Link<'static>> {
+    STATE.get().get().map(|state| state.link)
+}
+
+/// The link, and the index of `import`.
+#[inline]
+pub(crate) fn import_call(import: &'static Import) -> (Link<'static>, u32) {
+    let state = state();
+    let offset_bytes = core::ptr::from_ref(import).addr() - state.imports.addr();
+    // Guests link into less than 4 GiB of tables.
+    #[expect(clippy::cast_possible_truncation)]
+    let index = (offset_bytes / size_of::<Import>()) as u32;
+    (state.link, index)
+}
+
+fn state() -> State {
+    STATE.get().get().expect("not inside a vellum guest")
+}

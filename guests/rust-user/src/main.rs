@@ -1,0 +1,102 @@
+//! The Rust guest of Vellum's demo, tests and benchmarks.
+//!
+//! It exports small functions of every type, functions with state, functions that call the host, and functions that
+//! misbehave in one way each.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arena;
+mod echo;
+mod faults;
+mod host;
+mod ports;
+mod registers;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use vellum_guest::{GuestError, guest_function, log};
+
+vellum_guest::entry!();
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Does nothing; the cheapest call there is.
+#[guest_function]
+fn null() {}
+
+#[guest_function]
+fn add(a: i32, b: i32) -> i32 {
+    a.wrapping_add(b)
+}
+
+#[guest_function]
+fn greet(name: &str) -> String {
+    format!("Hello, {name}!")
+}
+
+/// Adds to a static and returns the sum: state that a restore must undo.
+#[guest_function]
+fn counter_add(amount: u64) -> u64 {
+    COUNTER.fetch_add(amount, Ordering::Relaxed).wrapping_add(amount)
+}
+
+#[guest_function]
+fn counter_get() -> u64 {
+    COUNTER.load(Ordering::Relaxed)
+}
+
+#[guest_function]
+fn sum_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().copied().map(u64::from).sum()
+}
+
+/// `len_bytes` bytes that count up from 0 and wrap.
+#[guest_function]
+fn make_bytes(len_bytes: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(faults::length(len_bytes));
+    bytes.extend((0..len_bytes).map(|index| index.to_le_bytes()[0]));
+    bytes
+}
+
+/// Writes `count` log records.
+#[guest_function]
+fn log_lines(count: u32) {
+    for line in 0..count {
+        log::info!("line {line}");
+    }
+}
+
+/// Writes one log record of each level.
+#[guest_function]
+fn log_levels() {
+    log::error!("an error");
+    log::warn!("a warning");
+    log::info!("an info");
+    log::debug!("a debug record");
+    log::trace!("a trace record");
+}
+
+/// Returns an error with this text.
+#[guest_function]
+fn fail(text: String) -> Result<(), GuestError> {
+    Err(GuestError::new(text))
+}
+
+/// The seed of this sandbox, which differs between clones.
+#[guest_function]
+fn seed() -> u64 {
+    vellum_guest::seed()
+}
+
+/// The init data that the embedder gave.
+#[guest_function]
+fn init_data() -> Vec<u8> {
+    Vec::from(vellum_guest::init_data())
+}

@@ -1,0 +1,55 @@
+//! Raw port I/O and raw messages, for tests of the host's checks.
+
+use core::arch::asm;
+
+use vellum_guest::abi::port::{IDLE_REPLY, Port};
+use vellum_guest::{guest_function, rt};
+
+/// Writes to a port of the caller's choice.
+#[guest_function]
+fn out_port(port: u32, value: u32) {
+    out(port, value);
+}
+
+/// Reads from a port of the caller's choice.
+#[guest_function]
+fn in_port(port: u32) -> u32 {
+    let value;
+    // SAFETY: touches no memory; a port that is not allowed raises #GP.
+    unsafe { asm!("in eax, dx", in("edx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sends these bytes, whatever they are, in place of a reply.
+#[guest_function]
+fn raw_reply(bytes: &[u8]) {
+    raw_exit(u32::from(Port::Idle.number()), bytes);
+}
+
+/// Puts these bytes into the output buffer and writes to this port.
+#[guest_function]
+fn raw_output(port: u32, bytes: &[u8]) {
+    raw_exit(port, bytes);
+}
+
+/// Puts `bytes`, cut to its length, at the start of the output buffer, and leaves through `port`.
+fn raw_exit(port: u32, bytes: &[u8]) {
+    let peb = rt::peb();
+    let output: *mut u8 = core::ptr::with_exposed_provenance_mut(usize::try_from(peb.output_ptr).unwrap_or(0));
+    let len_bytes = usize::try_from(peb.output_len_bytes).map_or(0, |room_bytes| bytes.len().min(room_bytes));
+    // SAFETY: the host maps the buffer that the PEB names, writable; the library holds no reference to it while a
+    // guest function runs.
+    unsafe { output.copy_from_nonoverlapping(bytes.as_ptr(), len_bytes) };
+    if port == u32::from(Port::Idle.number()) {
+        out(port, IDLE_REPLY);
+        // Resumed with a new call: the one that brought us here has been answered, so do not return from it.
+        rt::serve();
+    }
+    out(port, 0);
+}
+
+fn out(port: u32, value: u32) {
+    // SAFETY: `out` changes no memory of this guest's own accord; what the host changes lies in its buffers, to which
+    // no reference exists here. A port that is not allowed raises #GP.
+    unsafe { asm!("out dx, eax", in("edx") port, in("eax") value, options(nostack, preserves_flags)) };
+}
