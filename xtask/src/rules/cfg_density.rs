@@ -4,7 +4,7 @@
 use proc_macro2::TokenTree;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Attribute, ItemMod, Macro};
+use syn::{Attribute, ItemExternCrate, ItemMod, Macro};
 
 use super::source::SourceFile;
 use super::{Violation, tokens};
@@ -49,6 +49,10 @@ impl<'ast> Visit<'ast> for CfgVisitor<'_> {
         }
     }
 
+    fn visit_item_extern_crate(&mut self, _: &'ast ItemExternCrate) {
+        // Like a module declaration: it brings in a whole crate or nothing.
+    }
+
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
         for name in ["cfg", "cfg_attr"] {
             if attribute.path().is_ident(name) {
@@ -90,6 +94,7 @@ mod tests {
             "#![cfg(target_os = \"linux\")] #![cfg_attr(not(test), no_std)] fn f() {}",
             "#[cfg(test)] mod tests { #[test] fn works() { assert_eq!(1, 1) } }",
             "#[cfg(guest_arch)] mod amd64;",
+            "#[cfg(test)] extern crate alloc;",
             "fn cfg() { cfg(); } fn g() { let cfg = 1; println!(\"{}\", cfg) }",
         ];
         for text in passing {

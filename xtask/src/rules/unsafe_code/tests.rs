@@ -88,6 +88,14 @@ fn unsafe_code_without_an_opt_in_fails() {
 }
 
 #[test]
+fn macros_for_other_crates_and_guest_programs_need_no_opt_in() {
+    let text = "macro_rules! m { () => { unsafe { g() } } }";
+    assert_eq!(check_opt_in(&[sample(text)]), []);
+    let guest = sample_at("guests/a/src/main.rs", "fn f() { unsafe { g() } }");
+    assert_eq!(check_opt_in(&[guest]), []);
+}
+
+#[test]
 fn an_opt_in_without_a_reason_fails_also_in_a_macro() {
     for text in [
         "#![allow(unsafe_code)]\nunsafe fn f() {}",
