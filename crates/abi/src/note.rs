@@ -75,6 +75,9 @@ pub enum NoteError {
 }
 
 impl Note {
+    /// The note of an amd64 user guest.
+    pub const AMD64_USER: Self = Self::new(GuestKind::Amd64User);
+
     /// The note of a guest of kind `kind`, for this version of the ABI.
     #[must_use]
     pub const fn new(kind: GuestKind) -> Self {

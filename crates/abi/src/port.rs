@@ -31,6 +31,15 @@ pub const IDLE_READY: u32 = 0;
 /// EAX at [`Port::Idle`]: a reply lies in the output buffer.
 pub const IDLE_REPLY: u32 = 1;
 
+/// First of the abort codes that the guest library uses itself; a guest's own codes lie below.
+pub const ABORT_FIRST_RESERVED: u32 = 0xFFFF_FF00;
+/// EAX at [`Port::Abort`]: the guest cannot start from the PEB it was given.
+pub const ABORT_BAD_PEB: u32 = 0xFFFF_FF01;
+/// EAX at [`Port::Abort`]: the guest panicked before it knew its output buffer.
+pub const ABORT_PANIC_BEFORE_START: u32 = 0xFFFF_FF02;
+/// EAX at [`Port::Abort`]: the guest panicked while it reported a panic, or was resumed after one.
+pub const ABORT_NESTED_PANIC: u32 = 0xFFFF_FF03;
+
 /// Every port of the ABI, in ascending order.
 pub const ALL: [Port; 7] = [
     Port::Idle,

@@ -1,1 +1,17 @@
 //! Builds the guests of this repository for tests, examples and benchmarks.
+//!
+//! The build script does the work; the ELF files are part of this crate, so a test needs no path and no prior step.
+
+#![forbid(unsafe_code)]
+
+/// The Rust guest, `guests/rust-user`: a static ELF.
+#[must_use]
+pub fn rust_user() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/rust_user.elf"))
+}
+
+/// The C guest, `guests/c-user`: a static ELF, or `None` when there was no C compiler at build time.
+#[must_use]
+pub fn c_user() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/c_user.rs"))
+}

@@ -1,0 +1,658 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Vellum guests in C.
+ *
+ * The first half declares the contract between host and guest; the Rust crate vellum-abi is its other form and has
+ * the rules in words. The second half makes a guest of a C program:
+ *
+ *     #define VELLUM_IMPLEMENTATION       // in one source file of the guest
+ *     #include <vellum.h>
+ *
+ *     VELLUM_IMPORT(host_add, VELLUM_I32, VELLUM_I32, VELLUM_I32);
+ *
+ *     VELLUM_FUNCTION(add, VELLUM_I32, VELLUM_I32, VELLUM_I32)
+ *     {
+ *         return vellum_i32(argument[0].i32 + argument[1].i32);
+ *     }
+ *
+ * Types are given result first, then the parameters; the dispatcher checks a call against them before the function
+ * sees it. Build with gcc or clang for x86-64 as a static program without start files:
+ *
+ *     gcc -O2 -ffreestanding -fno-pie -fno-stack-protector -no-pie -static -nostdlib -nostartfiles \
+ *         -Wl,-z,separate-code,-z,noexecstack,-z,norelro -o guest main.c
+ */
+#ifndef VELLUM_H
+#define VELLUM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- The contract ------------------------------------------------------------------------------------------- */
+
+#define VELLUM_ABI_VERSION 1u
+
+/* I/O ports, for `out imm8, eax`. */
+#define VELLUM_PORT_IDLE 0xE0
+#define VELLUM_PORT_HOST_CALL 0xE1
+#define VELLUM_PORT_LOG 0xE2
+#define VELLUM_PORT_PANIC 0xE3
+#define VELLUM_PORT_ABORT 0xE4
+#define VELLUM_PORT_FILL 0xE5
+#define VELLUM_PORT_FAULT 0xE6
+
+/* EAX at the idle port. */
+#define VELLUM_IDLE_READY 0u
+#define VELLUM_IDLE_REPLY 1u
+
+/* EAX at the abort port, as this file uses it. */
+#define VELLUM_ABORT_BAD_PEB 0xFFFFFF01u
+#define VELLUM_ABORT_NESTED_PANIC 0xFFFFFF03u
+
+/* Types of values. */
+#define VELLUM_UNIT 0
+#define VELLUM_BOOL 1
+#define VELLUM_I32 2
+#define VELLUM_U32 3
+#define VELLUM_I64 4
+#define VELLUM_U64 5
+#define VELLUM_F32 6
+#define VELLUM_F64 7
+#define VELLUM_STRING 8
+#define VELLUM_BYTES 9
+
+/* Kinds of messages. */
+#define VELLUM_CALL 1u
+#define VELLUM_REPLY 2u
+#define VELLUM_HOST_CALL 3u
+#define VELLUM_HOST_REPLY 4u
+
+/* Status of a reply: 0, or why there is no value. */
+#define VELLUM_OK 0u
+#define VELLUM_UNKNOWN_FUNCTION 1u
+#define VELLUM_ARGUMENT_COUNT 2u
+#define VELLUM_ARGUMENT_TYPE 3u
+#define VELLUM_MALFORMED_MESSAGE 4u
+#define VELLUM_FUNCTION_FAILED 5u
+#define VELLUM_FUNCTION_PANICKED 6u
+#define VELLUM_TOO_LARGE 7u
+#define VELLUM_NOT_NOW 8u
+
+#define VELLUM_MAX_SLOTS 16u
+#define VELLUM_MAX_ERROR_TEXT_LEN_BYTES 1024u
+#define VELLUM_MIN_BUFFER_LEN_BYTES 4096u
+/* Slot flag: the value lies outside the message. */
+#define VELLUM_FLAG_EXTERNAL 1u
+
+/* Log levels. */
+#define VELLUM_LOG_ERROR 1u
+#define VELLUM_LOG_WARN 2u
+#define VELLUM_LOG_INFO 3u
+#define VELLUM_LOG_DEBUG 4u
+#define VELLUM_LOG_TRACE 5u
+
+/* Start of every message; `slot_count` slots and then the payload follow. */
+struct vellum_message_header {
+    uint32_t kind;
+    uint32_t function;
+    uint32_t status;
+    uint32_t slot_count;
+    uint32_t total_len_bytes;
+    uint32_t reserved[3];
+};
+
+/* One value of a message. */
+struct vellum_slot {
+    uint8_t ty;
+    uint8_t flags;
+    uint16_t reserved;
+    uint32_t len_bytes;
+    uint64_t bits;
+};
+
+/* Request to copy an external argument into guest memory. */
+struct vellum_fill_request {
+    uint32_t slot;
+    uint32_t reserved;
+    uint64_t gva;
+    uint64_t len_bytes;
+};
+
+/* Start of a log record; target and message follow. */
+struct vellum_log_header {
+    uint32_t level;
+    uint32_t target_len_bytes;
+    uint32_t message_len_bytes;
+    uint32_t reserved;
+};
+
+/* Start of a panic record; file name and message follow. */
+struct vellum_panic_header {
+    uint32_t line;
+    uint32_t column;
+    uint32_t file_len_bytes;
+    uint32_t message_len_bytes;
+};
+
+/* "VELLUMPB" in memory order. */
+#define VELLUM_PEB_MAGIC UINT64_C(0x42504D554C4C4556)
+
+/* What the entry point gets, by address, in RDI. */
+struct vellum_peb {
+    uint64_t magic;
+    uint32_t abi_version;
+    uint32_t size_bytes;
+    uint64_t input_ptr;
+    uint64_t input_len_bytes;
+    uint64_t output_ptr;
+    uint64_t output_len_bytes;
+    uint64_t heap_ptr;
+    uint64_t heap_len_bytes;
+    uint64_t stack_top;
+    uint64_t stack_len_bytes;
+    uint64_t init_data_ptr;
+    uint64_t init_data_len_bytes;
+    uint64_t seed;
+    uint64_t file_mappings_ptr;
+    uint64_t file_mappings_count;
+    uint32_t log_level;
+    uint32_t reserved;
+};
+
+/* A value as C sees it. `len_bytes` counts `text` and `bytes`, neither of which ends with a zero. */
+typedef struct vellum_value {
+    uint8_t type;
+    uint32_t len_bytes;
+    union {
+        bool boolean;
+        int32_t i32;
+        uint32_t u32;
+        int64_t i64;
+        uint64_t u64;
+        float f32;
+        double f64;
+        const char *text;
+        const uint8_t *bytes;
+    };
+} vellum_value;
+
+/* A guest function. Its arguments have the declared number and types. */
+typedef vellum_value (*vellum_entry)(const vellum_value *argument);
+
+/* Element of the sections vellum_functions and vellum_imports. */
+struct vellum_function {
+    const char *name_ptr;
+    uint32_t name_len_bytes;
+    uint8_t param_count;
+    uint8_t ret;
+    uint16_t reserved;
+    uint8_t params[VELLUM_MAX_SLOTS];
+    vellum_entry entry;
+};
+
+/* ---- Declaring functions ------------------------------------------------------------------------------------ */
+
+/* `aligned(8)` keeps compilers from aligning entries more strictly, which would leave gaps in the table. */
+#define VELLUM_TABLE_(name, section_name, prefix, entry_, ret_, ...)                                                  \
+    __attribute__((used, section(section_name), aligned(8))) static const struct vellum_function prefix##name = {    \
+        .name_ptr = #name,                                                                                           \
+        .name_len_bytes = sizeof #name - 1,                                                                          \
+        .param_count = sizeof((const uint8_t[]){0 __VA_OPT__(, ) __VA_ARGS__}) - 1,                                  \
+        .ret = (ret_),                                                                                               \
+        .params = {__VA_ARGS__},                                                                                     \
+        .entry = (entry_),                                                                                           \
+    }
+
+/* VELLUM_FUNCTION(name, result, parameters...) { body }: a function that the host may call. The body finds its
+ * arguments in `argument` and returns a vellum_value.
+ *
+ * Text and bytes of arguments may lie in the input buffer, which a host call overwrites: copy what must survive one. */
+#define VELLUM_FUNCTION(name, ...)                                                                                   \
+    static vellum_value name(const vellum_value *argument);                                                          \
+    VELLUM_TABLE_(name, "vellum_functions", vellum_export_, name, __VA_ARGS__);                                      \
+    static vellum_value name(const vellum_value *argument __attribute__((unused)))
+
+/* VELLUM_IMPORT(name, result, parameters...): a host function that the guest needs; call it with vellum_host_call. */
+#define VELLUM_IMPORT(name, ...) VELLUM_TABLE_(name, "vellum_imports", vellum_import_, NULL, __VA_ARGS__)
+
+/* ---- Making values ------------------------------------------------------------------------------------------ */
+
+/* Not a type of the ABI: a vellum_value that says why there is none. */
+#define VELLUM_ERROR_VALUE 0xFF
+
+static inline vellum_value vellum_unit(void) { return (vellum_value){.type = VELLUM_UNIT}; }
+static inline vellum_value vellum_bool(bool value) { return (vellum_value){.type = VELLUM_BOOL, .boolean = value}; }
+static inline vellum_value vellum_i32(int32_t value) { return (vellum_value){.type = VELLUM_I32, .i32 = value}; }
+static inline vellum_value vellum_u32(uint32_t value) { return (vellum_value){.type = VELLUM_U32, .u32 = value}; }
+static inline vellum_value vellum_i64(int64_t value) { return (vellum_value){.type = VELLUM_I64, .i64 = value}; }
+static inline vellum_value vellum_u64(uint64_t value) { return (vellum_value){.type = VELLUM_U64, .u64 = value}; }
+static inline vellum_value vellum_f32(float value) { return (vellum_value){.type = VELLUM_F32, .f32 = value}; }
+static inline vellum_value vellum_f64(double value) { return (vellum_value){.type = VELLUM_F64, .f64 = value}; }
+
+/* Text must be UTF-8 and, like bytes, stay in place until the next call arrives: static, or from vellum_alloc. */
+static inline vellum_value vellum_string(const char *text, uint32_t len_bytes)
+{
+    return (vellum_value){.type = VELLUM_STRING, .len_bytes = len_bytes, .text = text};
+}
+
+static inline vellum_value vellum_bytes(const void *bytes, uint32_t len_bytes)
+{
+    return (vellum_value){.type = VELLUM_BYTES, .len_bytes = len_bytes, .bytes = bytes};
+}
+
+/* A function returns this in place of a value when it fails. */
+static inline vellum_value vellum_error(const char *text, uint32_t len_bytes)
+{
+    return (vellum_value){.type = VELLUM_ERROR_VALUE, .len_bytes = len_bytes, .text = text};
+}
+
+#define VELLUM_ERROR(literal) vellum_error("" literal, sizeof(literal) - 1)
+
+static inline bool vellum_is_error(vellum_value value) { return value.type == VELLUM_ERROR_VALUE; }
+
+/* ---- What a guest can do ------------------------------------------------------------------------------------ */
+
+/* Memory until the next call arrives, 16-byte aligned; panics when there is no more. */
+void *vellum_alloc(size_t len_bytes);
+
+/* Calls a host function with as many arguments as it was declared to have. The result is a value of the declared
+ * type, or an error with the host's words, which can be returned as it is. It is overwritten by the next host call
+ * unless it was larger than the buffer. */
+#define vellum_host_call(name, ...)                                                                                  \
+    vellum_host_call_(&vellum_import_##name, (const vellum_value[]){vellum_unit() __VA_OPT__(, ) __VA_ARGS__} + 1,   \
+                      sizeof((const vellum_value[]){vellum_unit() __VA_OPT__(, ) __VA_ARGS__}) /                     \
+                              sizeof(vellum_value) -                                                                 \
+                          1)
+vellum_value vellum_host_call_(const struct vellum_function *import, const vellum_value *arguments, size_t count);
+
+/* Sends a log record; target and message end with a zero. Both are cut to the buffer. */
+void vellum_log(uint32_t level, const char *target, const char *message);
+
+/* Tells the host why the guest cannot go on, and where. */
+#define vellum_panic(message) vellum_panic_(__FILE__, __LINE__, message)
+_Noreturn void vellum_panic_(const char *file, uint32_t line, const char *message);
+
+/* Ends the guest with a code below 0xFFFFFF00. */
+_Noreturn void vellum_abort(uint32_t code);
+
+/* A number that differs between any two sandboxes, clones included. */
+uint64_t vellum_seed(void);
+
+/* C11 and later; a C++ compiler has its own spelling. */
+_Static_assert(sizeof(struct vellum_message_header) == 32, "message header has 32 bytes");
+_Static_assert(sizeof(struct vellum_slot) == 16, "slot has 16 bytes");
+_Static_assert(sizeof(struct vellum_fill_request) == 24, "fill request has 24 bytes");
+_Static_assert(sizeof(struct vellum_log_header) == 16, "log header has 16 bytes");
+_Static_assert(sizeof(struct vellum_panic_header) == 16, "panic header has 16 bytes");
+_Static_assert(sizeof(struct vellum_peb) == 128, "PEB has 128 bytes");
+_Static_assert(sizeof(struct vellum_function) == 40, "function entry has 40 bytes");
+_Static_assert(offsetof(struct vellum_function, entry) == 32, "entry is the last field");
+
+#endif /* VELLUM_H */
+
+/* ---- The guest's runtime ------------------------------------------------------------------------------------ */
+
+#if defined(VELLUM_IMPLEMENTATION) && !defined(VELLUM_IMPLEMENTED)
+#define VELLUM_IMPLEMENTED
+
+/* The note that marks the file: owner "Vellum", type 1, ABI version, guest kind 1 (amd64 user). */
+__asm__(".pushsection .note.vellum, \"a\", @note\n"
+        ".p2align 2\n"
+        ".long 7, 8, 1\n"
+        ".ascii \"Vellum\\0\\0\"\n"
+        ".long 1, 1\n"
+        ".popsection\n");
+
+/* The host enters with RDI = PEB, RSP = stack top, 16-byte aligned as before a call, DF clear. */
+__asm__(".pushsection .text._start, \"ax\", @progbits\n"
+        ".globl _start\n"
+        ".type _start, @function\n"
+        "_start:\n"
+        "    xorl %ebp, %ebp\n"      /* outermost frame: a debugger stops here */
+        "    call vellum_start_\n"   /* takes the PEB from RDI and does not return */
+        "    ud2\n"
+        ".size _start, . - _start\n"
+        ".popsection\n");
+
+/* The linker defines these where the sections exist; a guest may lack either. */
+extern const struct vellum_function __start_vellum_functions[] __attribute__((weak));
+extern const struct vellum_function __stop_vellum_functions[] __attribute__((weak));
+extern const struct vellum_function __start_vellum_imports[] __attribute__((weak));
+
+static struct {
+    const struct vellum_peb *peb;
+    const uint8_t *input;
+    uint64_t input_len_bytes;
+    uint8_t *output;
+    uint64_t output_len_bytes;
+    uint64_t heap_used_bytes;
+    bool is_panicking;
+} vellum_state;
+
+/* `out` with the port as an immediate, the cheapest exit. The host may change memory meanwhile. */
+#define VELLUM_OUT_(port, eax) __asm__ volatile("outl %0, %1" : : "a"((uint32_t)(eax)), "N"(port) : "memory")
+
+/* Compilers call these four whether or not the program does. */
+void *memcpy(void *restrict destination, const void *restrict source, size_t len_bytes)
+{
+    void *to = destination;
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(source), "+c"(len_bytes) : : "memory");
+    return destination;
+}
+
+void *memmove(void *destination, const void *source, size_t len_bytes)
+{
+    uint8_t *to = destination;
+    const uint8_t *from = source;
+    if ((uintptr_t)to - (uintptr_t)from >= len_bytes) {
+        return memcpy(destination, source, len_bytes);
+    }
+    while (len_bytes > 0) {
+        len_bytes--;
+        to[len_bytes] = from[len_bytes];
+        __asm__ volatile("" : : : "memory"); /* keeps the loop from becoming a call of memmove */
+    }
+    return destination;
+}
+
+void *memset(void *destination, int value, size_t len_bytes)
+{
+    void *to = destination;
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(len_bytes) : "a"(value) : "memory");
+    return destination;
+}
+
+int memcmp(const void *left, const void *right, size_t len_bytes)
+{
+    const uint8_t *a = left, *b = right;
+    for (size_t index = 0; index < len_bytes; index++) {
+        if (a[index] != b[index]) {
+            return a[index] - b[index];
+        }
+    }
+    return 0;
+}
+
+static size_t vellum_text_len_(const char *text)
+{
+    size_t len_bytes = 0;
+    while (text[len_bytes] != 0) {
+        len_bytes++;
+    }
+    return len_bytes;
+}
+
+/* The most bytes, up to `limit`, of a UTF-8 text that end between characters. */
+static size_t vellum_cut_(const char *text, size_t len_bytes, size_t limit)
+{
+    if (len_bytes <= limit) {
+        return len_bytes;
+    }
+    while (limit > 0 && ((uint8_t)text[limit] & 0xC0) == 0x80) {
+        limit--;
+    }
+    return limit;
+}
+
+uint64_t vellum_seed(void)
+{
+    return *(const volatile uint64_t *)&vellum_state.peb->seed;
+}
+
+_Noreturn void vellum_abort(uint32_t code)
+{
+    for (;;) {
+        VELLUM_OUT_(VELLUM_PORT_ABORT, code);
+    }
+}
+
+/* Puts a 16-byte header and two texts into the output buffer; the lengths that fitted go into `lens`. */
+static void vellum_put_texts_(const char *first, const char *second, uint32_t lens[2])
+{
+    size_t room = vellum_state.output_len_bytes - 16;
+    const char *texts[2] = {first, second};
+    uint8_t *to = vellum_state.output + 16;
+    for (int index = 0; index < 2; index++) {
+        size_t len = vellum_cut_(texts[index], vellum_text_len_(texts[index]), room);
+        memcpy(to, texts[index], len);
+        lens[index] = (uint32_t)len;
+        to += len;
+        room -= len;
+    }
+}
+
+_Noreturn void vellum_panic_(const char *file, uint32_t line, const char *message)
+{
+    if (!vellum_state.is_panicking) {
+        vellum_state.is_panicking = true;
+        uint32_t lens[2];
+        vellum_put_texts_(file, message, lens);
+        struct vellum_panic_header header = {line, 0, lens[0], lens[1]};
+        memcpy(vellum_state.output, &header, sizeof header);
+        VELLUM_OUT_(VELLUM_PORT_PANIC, 0);
+    }
+    vellum_abort(VELLUM_ABORT_NESTED_PANIC);
+}
+
+void vellum_log(uint32_t level, const char *target, const char *message)
+{
+    if (level > vellum_state.peb->log_level) {
+        return;
+    }
+    uint32_t lens[2];
+    vellum_put_texts_(target, message, lens);
+    struct vellum_log_header header = {level, lens[0], lens[1], 0};
+    memcpy(vellum_state.output, &header, sizeof header);
+    VELLUM_OUT_(VELLUM_PORT_LOG, 0);
+}
+
+/* Memory until the next call arrives, or NULL. */
+static void *vellum_try_alloc_(size_t len_bytes)
+{
+    uint64_t free_bytes = vellum_state.peb->heap_len_bytes - vellum_state.heap_used_bytes;
+    if (len_bytes > free_bytes) {
+        return NULL;
+    }
+    uint8_t *memory = (uint8_t *)(uintptr_t)(vellum_state.peb->heap_ptr + vellum_state.heap_used_bytes);
+    uint64_t rounded = ((uint64_t)len_bytes + 15) & ~UINT64_C(15);
+    vellum_state.heap_used_bytes += rounded < free_bytes ? rounded : free_bytes;
+    return memory;
+}
+
+void *vellum_alloc(size_t len_bytes)
+{
+    void *memory = vellum_try_alloc_(len_bytes);
+    if (memory == NULL) {
+        char message[64] = "allocation of ";
+        char digits[20];
+        size_t count = 0, at = 14;
+        do {
+            digits[count++] = (char)('0' + len_bytes % 10);
+            len_bytes /= 10;
+        } while (len_bytes > 0);
+        while (count > 0) {
+            message[at++] = digits[--count];
+        }
+        memcpy(message + at, " bytes failed", 14);
+        vellum_panic(message);
+    }
+    return memory;
+}
+
+/* Reads slot `index` of the host's message into `value`; returns a status. */
+static uint32_t vellum_read_slot_(uint32_t index, uint32_t total, uint8_t type, vellum_value *value)
+{
+    struct vellum_slot slot;
+    memcpy(&slot, vellum_state.input + sizeof(struct vellum_message_header) + index * sizeof slot, sizeof slot);
+    if (slot.ty != type) {
+        return VELLUM_ARGUMENT_TYPE;
+    }
+    *value = (vellum_value){.type = type, .len_bytes = slot.len_bytes};
+    if (type < VELLUM_STRING) {
+        memcpy(&value->u64, &slot.bits, sizeof slot.bits);
+        return slot.flags == 0 && slot.len_bytes == 0 ? VELLUM_OK : VELLUM_MALFORMED_MESSAGE;
+    }
+    if (slot.flags == VELLUM_FLAG_EXTERNAL) {
+        uint8_t *memory = vellum_try_alloc_(slot.len_bytes);
+        if (memory == NULL) {
+            return VELLUM_TOO_LARGE;
+        }
+        struct vellum_fill_request request = {(uint32_t)slot.bits, 0, (uint64_t)(uintptr_t)memory, slot.len_bytes};
+        memcpy(vellum_state.output, &request, sizeof request);
+        VELLUM_OUT_(VELLUM_PORT_FILL, 0);
+        value->bytes = memory;
+        return VELLUM_OK;
+    }
+    if (slot.flags != 0 || slot.bits > total || slot.len_bytes > total - slot.bits) {
+        return VELLUM_MALFORMED_MESSAGE;
+    }
+    value->bytes = vellum_state.input + slot.bits;
+    return VELLUM_OK;
+}
+
+/* Reads the header of the host's message; returns a status. */
+static uint32_t vellum_read_header_(struct vellum_message_header *header, uint32_t kind)
+{
+    memcpy(header, vellum_state.input, sizeof *header);
+    uint64_t least = sizeof *header + (uint64_t)header->slot_count * sizeof(struct vellum_slot);
+    bool is_sound = header->kind == kind && header->slot_count <= VELLUM_MAX_SLOTS &&
+                    header->total_len_bytes >= least && header->total_len_bytes <= vellum_state.input_len_bytes;
+    return is_sound ? VELLUM_OK : VELLUM_MALFORMED_MESSAGE;
+}
+
+/* Writes a message of values; text and bytes that do not fit are named by address. */
+static void vellum_write_message_(struct vellum_message_header header, const vellum_value *values)
+{
+    uint64_t end = sizeof header + header.slot_count * sizeof(struct vellum_slot);
+    for (uint32_t index = 0; index < header.slot_count; index++) {
+        const vellum_value *value = &values[index];
+        struct vellum_slot slot = {.ty = value->type};
+        switch (value->type) {
+        case VELLUM_UNIT:
+            break;
+        case VELLUM_BOOL:
+            slot.bits = value->boolean;
+            break;
+        case VELLUM_I32:
+            slot.bits = (uint64_t)(int64_t)value->i32;
+            break;
+        case VELLUM_U32:
+        case VELLUM_F32:
+            slot.bits = value->u32;
+            break;
+        case VELLUM_STRING:
+        case VELLUM_BYTES:
+            slot.len_bytes = value->len_bytes;
+            if (value->len_bytes <= vellum_state.output_len_bytes - end) {
+                slot.bits = end;
+                memcpy(vellum_state.output + end, value->bytes, value->len_bytes);
+                end += value->len_bytes;
+            } else {
+                slot.flags = VELLUM_FLAG_EXTERNAL;
+                slot.bits = (uint64_t)(uintptr_t)value->bytes;
+            }
+            break;
+        default:
+            slot.bits = value->u64;
+        }
+        memcpy(vellum_state.output + sizeof header + index * sizeof slot, &slot, sizeof slot);
+    }
+    header.total_len_bytes = (uint32_t)end;
+    memcpy(vellum_state.output, &header, sizeof header);
+}
+
+static void vellum_write_error_(uint32_t function, uint32_t status, const char *text, size_t len_bytes)
+{
+    struct vellum_message_header header = {VELLUM_REPLY, function, status, 1, 0, {0}};
+    vellum_value value = vellum_string(text, (uint32_t)vellum_cut_(text, len_bytes, VELLUM_MAX_ERROR_TEXT_LEN_BYTES));
+    vellum_write_message_(header, &value);
+}
+
+vellum_value vellum_host_call_(const struct vellum_function *import, const vellum_value *arguments, size_t count)
+{
+    uint32_t function = (uint32_t)(import - __start_vellum_imports);
+    if (count != import->param_count) {
+        return VELLUM_ERROR("host call with another number of arguments than declared");
+    }
+    for (size_t index = 0; index < count; index++) {
+        if (arguments[index].type != import->params[index]) {
+            return VELLUM_ERROR("host call with an argument of another type than declared");
+        }
+    }
+    vellum_write_message_((struct vellum_message_header){VELLUM_HOST_CALL, function, 0, (uint32_t)count, 0, {0}},
+                          arguments);
+    VELLUM_OUT_(VELLUM_PORT_HOST_CALL, 0);
+    struct vellum_message_header header;
+    vellum_value value;
+    uint32_t status = vellum_read_header_(&header, VELLUM_HOST_REPLY);
+    if (status == VELLUM_OK && header.slot_count == 1) {
+        uint8_t type = header.status == VELLUM_OK ? import->ret : VELLUM_STRING;
+        status = vellum_read_slot_(0, header.total_len_bytes, type, &value);
+        if (status == VELLUM_OK) {
+            return header.status == VELLUM_OK ? value : vellum_error(value.text, value.len_bytes);
+        }
+    }
+    return VELLUM_ERROR("the host's reply could not be read");
+}
+
+/* Runs the call in the input buffer and writes the reply. */
+static void vellum_answer_(void)
+{
+    vellum_state.heap_used_bytes = 0;
+    struct vellum_message_header header;
+    uint32_t status = vellum_read_header_(&header, VELLUM_CALL);
+    if (status != VELLUM_OK) {
+        static const char text[] = "the call could not be read";
+        vellum_write_error_(UINT32_MAX, status, text, sizeof text - 1);
+        return;
+    }
+    if (header.function >= (size_t)(__stop_vellum_functions - __start_vellum_functions)) {
+        static const char text[] = "guest has no function with this index";
+        vellum_write_error_(header.function, VELLUM_UNKNOWN_FUNCTION, text, sizeof text - 1);
+        return;
+    }
+    const struct vellum_function *function = &__start_vellum_functions[header.function];
+    if (header.slot_count != function->param_count) {
+        static const char text[] = "call has another number of arguments than the function";
+        vellum_write_error_(header.function, VELLUM_ARGUMENT_COUNT, text, sizeof text - 1);
+        return;
+    }
+    vellum_value arguments[VELLUM_MAX_SLOTS];
+    for (uint32_t index = 0; index < header.slot_count; index++) {
+        status = vellum_read_slot_(index, header.total_len_bytes, function->params[index], &arguments[index]);
+        if (status != VELLUM_OK) {
+            static const char text[] = "argument is of another type, malformed or too large";
+            vellum_write_error_(header.function, status, text, sizeof text - 1);
+            return;
+        }
+    }
+    vellum_value value = function->entry(arguments);
+    if (vellum_is_error(value)) {
+        vellum_write_error_(header.function, VELLUM_FUNCTION_FAILED, value.text, value.len_bytes);
+    } else if (value.type != function->ret) {
+        vellum_panic("function returned a value of another type than declared");
+    } else {
+        vellum_write_message_((struct vellum_message_header){VELLUM_REPLY, header.function, 0, 1, 0, {0}}, &value);
+    }
+}
+
+/* The first C code of the guest. Called from _start, hence not static. */
+_Noreturn __attribute__((used)) void vellum_start_(const struct vellum_peb *peb)
+{
+    if (peb->magic != VELLUM_PEB_MAGIC || peb->abi_version != VELLUM_ABI_VERSION || peb->size_bytes < sizeof *peb ||
+        peb->input_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES || peb->output_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES) {
+        vellum_abort(VELLUM_ABORT_BAD_PEB);
+    }
+    vellum_state.peb = peb;
+    vellum_state.input = (const uint8_t *)(uintptr_t)peb->input_ptr;
+    vellum_state.input_len_bytes = peb->input_len_bytes;
+    vellum_state.output = (uint8_t *)(uintptr_t)peb->output_ptr;
+    vellum_state.output_len_bytes = peb->output_len_bytes;
+    VELLUM_OUT_(VELLUM_PORT_IDLE, VELLUM_IDLE_READY);
+    for (;;) {
+        vellum_answer_();
+        VELLUM_OUT_(VELLUM_PORT_IDLE, VELLUM_IDLE_REPLY);
+    }
+}
+
+#endif /* VELLUM_IMPLEMENTATION */

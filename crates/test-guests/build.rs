@@ -1,0 +1,126 @@
+//! Builds the guests of this repository with the tools that are at hand: the Rust guest with the cargo that runs this
+//! script, the C guest with the C compiler, if there is one.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the guests are made of, from the repository's root.
+const SOURCES: [&str; 12] = [
+    "Cargo.toml",
+    "rust-toolchain.toml",
+    "crates/abi",
+    "crates/guest",
+    "crates/guest-macros",
+    "crates/layout/src",
+    "crates/layout/build.rs",
+    "crates/layout/Cargo.toml",
+    "guests/.cargo",
+    "guests/Cargo.toml",
+    "guests/c-user",
+    "guests/rust-user",
+];
+
+/// Flags of the C guest: a static program at fixed addresses, without start files or C library, code and data on
+/// separate pages.
+const C_FLAGS: [&str; 16] = [
+    "-std=gnu11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-ffreestanding",
+    "-fno-pie",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+    "-no-pie",
+    "-static",
+    "-nostdlib",
+    "-nostartfiles",
+    "-Wl,-z,separate-code,-z,max-page-size=4096,-z,noexecstack,-z,norelro",
+    "-Wl,--build-id=none",
+];
+
+fn main() {
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().nth(2).expect("the crate lies two levels below the repository's root");
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={}", root.join(source).display());
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=CC");
+
+    build_rust(root, &out);
+    let c_guest = build_c(root, &out);
+    let text = c_guest.map_or_else(
+        || String::from("None"),
+        |path| format!("Some(include_bytes!({:?}))", path.display().to_string()),
+    );
+    fs::write(out.join("c_user.rs"), text).expect("the build script can write to its output directory");
+}
+
+fn variable(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name} for build scripts"))
+}
+
+/// Builds `guests/rust-user` and puts the ELF into `out`.
+fn build_rust(root: &Path, out: &Path) {
+    let target_directory = out.join("rust-target");
+    let mut cargo = Command::new(variable("CARGO"));
+    clean_environment(&mut cargo);
+    cargo
+        // Cargo looks for .cargo/config.toml from the working directory upward.
+        .current_dir(root.join("guests"))
+        .args(["build", "--release", "--package", "vellum-guest-rust", "--target-dir"])
+        .arg(&target_directory);
+    let status = cargo.status().expect("cargo can be started, it has started this script");
+    assert!(status.success(), "building guests/rust-user failed, see above");
+    let elf = target_directory.join("x86_64-unknown-linux-gnu/release/vellum-guest-rust");
+    fs::copy(&elf, out.join("rust_user.elf")).expect("cargo leaves the guest where it always does");
+}
+
+/// Removes what this build has set for itself. Flags, wrappers (clippy is one) and target directories of the host's
+/// build are not the guest's.
+fn clean_environment(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let Some(text) = name.to_str() else { continue };
+        let is_of_build = text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTDOC");
+        let is_flags = ["RUSTFLAGS", "MAKEFLAGS", "TARGET", "HOST", "PROFILE", "OUT_DIR"].contains(&text);
+        if (is_of_build || is_flags) && text != "CARGO_HOME" && !text.starts_with("CARGO_NET") {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Builds `guests/c-user`, or says why not.
+fn build_c(root: &Path, out: &Path) -> Option<PathBuf> {
+    let compiler = env::var_os("CC").unwrap_or_else(|| "gcc".into());
+    let source = root.join("guests/c-user/main.c");
+    let elf = out.join("c_user.elf");
+    let status = Command::new(&compiler)
+        .args(C_FLAGS)
+        .arg("-I")
+        .arg(root.join("crates/abi/include"))
+        .arg("-o")
+        .arg(&elf)
+        .arg(&source)
+        .status();
+    match status {
+        Err(error) => {
+            println!(
+                "cargo::warning=the C guest is not built and its tests are skipped: cannot run {}: {error} \
+                 (Debian: apt-get install gcc)",
+                compiler.display()
+            );
+            None
+        }
+        Ok(status) => {
+            assert!(status.success(), "building guests/c-user failed, see above");
+            Some(elf)
+        }
+    }
+}
