@@ -75,6 +75,21 @@ fn counting_does_not_cross_the_canonical_gap() {
 }
 
 #[test]
+fn page_sizes_are_those_of_the_tables() {
+    // Each entry of a level-1 table maps 4 KiB; a table has 512 entries with 4-level paging and
+    // 1024 with 2-level paging (Intel SDM Vol. 3A, chapter "Paging").
+    let cases = [
+        (PageSize::Size4KiB, 4 * 1024),
+        (PageSize::Size2MiB, 512 * 4 * 1024),
+        (PageSize::Size4MiB, 1024 * 4 * 1024),
+        (PageSize::Size1GiB, 512 * 512 * 4 * 1024),
+    ];
+    for (size, bytes) in cases {
+        assert_eq!(size.bytes(), bytes, "{size:?}");
+    }
+}
+
+#[test]
 fn debug_and_hex_show_the_address() {
     assert_eq!(
         format!("{:?}", Gpa::literal(0xfee0_0000)),

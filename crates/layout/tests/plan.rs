@@ -201,6 +201,45 @@ fn scratch_without_room_names_what_is_in_the_way() {
 }
 
 #[test]
+fn scratch_never_reaches_below_the_lowest_address() {
+    let top_page = [Reserved {
+        name: "top page",
+        range: range(0xfedf_f000, PAGE_SIZE),
+    }];
+    let base = request(GuestKind::I686Paged);
+    let len_bytes = i686::MAX_SCRATCH_LEN_BYTES;
+    let plan = |reserved| {
+        MemoryPlan::new(&PlanRequest {
+            image_len_bytes: PAGE_SIZE,
+            scratch: ScratchRequest {
+                len_bytes,
+                ..base.scratch
+            },
+            reserved,
+            ..base
+        })
+    };
+    // Below the reserved page this scratch would begin at 0.
+    assert_eq!(
+        plan(&top_page),
+        Err(PlanError::NoRoom {
+            region: RegionName::Scratch,
+            len_bytes,
+            obstacle: Obstacle::Reserved(top_page[0]),
+        })
+    );
+    // Without it scratch fits, and takes all the room there is.
+    assert_eq!(
+        plan(&[]),
+        Err(PlanError::NoRoom {
+            region: RegionName::Image,
+            len_bytes: PAGE_SIZE,
+            obstacle: Obstacle::Region(RegionName::Scratch, range(0x1000, len_bytes)),
+        })
+    );
+}
+
+#[test]
 fn reserved_ranges_are_kept_clear() {
     let stack = Reserved {
         name: "user stack",

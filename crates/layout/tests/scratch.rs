@@ -115,6 +115,25 @@ fn the_io_area_keeps_a_gap_between_neighbours() {
 }
 
 #[test]
+fn the_longest_buffers_leave_a_gap_before_the_stack_area() {
+    // PEB and three gaps of a page each: before the input, between the buffers, after the output.
+    let longest = user::IO_AREA.len_bytes() - 4 * PAGE_SIZE - PAGE_SIZE;
+    let area = user::io_area(longest, PAGE_SIZE).expect("exactly the room there is");
+    assert_eq!(
+        user::IO_AREA.end().offset_from(area.output.end()),
+        Some(PAGE_SIZE)
+    );
+    assert_eq!(
+        user::io_area(longest, 2 * PAGE_SIZE),
+        Err(LayoutError::TooLarge {
+            area: "output buffer",
+            len_bytes: 2 * PAGE_SIZE,
+            max_len_bytes: PAGE_SIZE,
+        })
+    );
+}
+
+#[test]
 fn user_areas_refuse_what_does_not_fit() {
     let io = user::IO_AREA.len_bytes();
     assert!(matches!(
