@@ -1,0 +1,209 @@
+//! Random tables, well-formed and not: the walker and `translate` agree with the software MMU.
+
+mod machine;
+
+use machine::mmu::{self, Page};
+use machine::{Memory, Mode};
+use proptest::prelude::*;
+use vellum_layout::{Gpa, Gva};
+use vellum_vmem::{
+    Attrs, Budget, LeafStep, SelfReference, Step, TranslateError, WalkError, Walker, translate,
+};
+
+const FRAMES: u64 = 6;
+const BASE: u64 = 0x20_0000;
+
+/// An entry to be written: which frame it lies in, at which index, and its raw value.
+type Poke = (u64, u64, u64);
+
+fn frame_address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        // Mostly one of the frames that exist, so that deep walks happen.
+        12 => (0..FRAMES).prop_map(|n| BASE + n * 0x1000),
+        1 => Just(0),
+        1 => Just((1 << 52) - 0x1000),
+        1 => Just(0xffff_f000),
+        1 => (0..1u64 << 40).prop_map(|n| n << 12),
+        2 => (0..8u64).prop_map(|n| n << 30),
+    ]
+}
+
+fn raw_entry() -> impl Strategy<Value = u64> {
+    let flags = prop_oneof![
+        4 => Just(0x7u64),
+        2 => 0..0x80u64,
+        2 => 0..0x1000u64,
+        1 => (0..0x2000u64).prop_map(|n| n | 0x81),
+    ];
+    let high =
+        prop_oneof![6 => Just(0u64), 1 => Just(1 << 63), 1 => (0..0x1000u64).prop_map(|n| n << 52)];
+    let software = any::<u64>().prop_map(|n| n & !1);
+    prop_oneof![
+        15 => (frame_address(), flags, high).prop_map(|(frame, flags, high)| frame | flags | high),
+        1 => software,
+    ]
+}
+
+fn pokes() -> impl Strategy<Value = Vec<Poke>> {
+    let index = prop_oneof![
+        Just(0u64),
+        Just(1),
+        Just(255),
+        Just(256),
+        Just(511),
+        0..512u64
+    ];
+    proptest::collection::vec((0..FRAMES, index, raw_entry()), 0..20)
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    proptest::sample::select(&Mode::ALL[..])
+}
+
+fn memory_with(mode: Mode, pokes: &[Poke]) -> Memory {
+    let mut memory = Memory::with_frames((0..FRAMES).map(|n| BASE + n * 0x1000));
+    let width = mode.format().entry_width();
+    for &(frame, index, raw) in pokes {
+        let index = if mode == Mode::FourLevel {
+            index
+        } else {
+            index * 2 + raw % 2
+        };
+        memory.poke(BASE + frame * 0x1000 + index * width.bytes(), width, raw);
+    }
+    memory
+}
+
+fn as_page(step: &LeafStep) -> Page {
+    let attrs = step.leaf.attrs;
+    let has = |flag, bit: u64| if attrs.contains(flag) { bit } else { 0 };
+    Page {
+        va: step.gva.as_u64(),
+        pa: step.leaf.frame.as_u64(),
+        bytes: step.leaf.size.bytes(),
+        writable: step.effective.contains(Attrs::WRITE),
+        user: step.effective.contains(Attrs::USER),
+        executable: !step.effective.contains(Attrs::NO_EXECUTE),
+        global: attrs.contains(Attrs::GLOBAL),
+        software: has(Attrs::COW, 1) | has(Attrs::AVAILABLE_10, 2) | has(Attrs::AVAILABLE_11, 4),
+        memory_type: has(Attrs::PAT, 4)
+            | has(Attrs::CACHE_DISABLE, 2)
+            | has(Attrs::WRITE_THROUGH, 1),
+    }
+}
+
+/// Sorts upper-half pages behind lower-half ones, as the walker does.
+fn walk_all(memory: &Memory, mode: Mode) -> Result<Vec<Page>, WalkError> {
+    let budget = Budget {
+        tables: 100_000,
+        leaves: 100_000,
+    };
+    Walker::new(memory, Gpa::literal(BASE), mode.format(), budget)
+        .expect("aligned root")
+        .on_self_reference(SelfReference::Follow)
+        .leaves()
+        .map(|leaf| leaf.map(|leaf| as_page(&leaf)))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(machine::cases(512))]
+
+    #[test]
+    fn the_walker_reports_exactly_what_the_mmu_maps(mode in modes(), pokes in pokes()) {
+        let memory = memory_with(mode, &pokes);
+        let expected = mmu::enumerate(&memory, mode, BASE);
+        prop_assume!(expected.len() < 50_000);
+        prop_assert_eq!(walk_all(&memory, mode), Ok(expected));
+    }
+
+    #[test]
+    fn translate_agrees_with_the_mmu_on_mapped_and_random_addresses(
+        mode in modes(),
+        pokes in pokes(),
+        random in proptest::collection::vec(any::<u64>(), 16),
+    ) {
+        let memory = memory_with(mode, &pokes);
+        let mapped: Vec<u64> = mmu::enumerate(&memory, mode, BASE)
+            .iter()
+            .step_by(17)
+            .flat_map(|page| [page.va, page.va + page.bytes / 2, page.va + (page.bytes - 1)])
+            .take(300)
+            .collect();
+        for address in mapped.into_iter().chain(random) {
+            let gva = match mode {
+                Mode::FourLevel => Gva::sign_extend(address),
+                _ => Gva::literal(address & 0xffff_ffff),
+            };
+            let linear = gva.as_u64() & 0xffff_ffff_ffff;
+            let expected = mmu::resolve(&memory, mode, BASE, linear);
+            match (translate(&memory, Gpa::literal(BASE), gva, mode.format()), expected) {
+                (Ok(found), Some(page)) => {
+                    prop_assert_eq!(found.gpa.as_u64(), page.pa + (gva.as_u64() - page.va));
+                    prop_assert_eq!(found.size.bytes(), page.bytes);
+                    prop_assert_eq!(found.effective.contains(Attrs::WRITE), page.writable);
+                    prop_assert_eq!(found.effective.contains(Attrs::USER), page.user);
+                    prop_assert_eq!(!found.effective.contains(Attrs::NO_EXECUTE), page.executable);
+                }
+                (Err(error), None) => {
+                    let by_tables = !matches!(
+                        error,
+                        TranslateError::Root(_) | TranslateError::OutOfReach { .. }
+                    );
+                    prop_assert!(by_tables);
+                }
+                (found, page) => prop_assert!(false, "{:?} against {:?}", found, page),
+            }
+        }
+    }
+
+    #[test]
+    fn no_walk_exceeds_its_budget(
+        mode in modes(),
+        pokes in pokes(),
+        tables in 0..40u64,
+        leaves in 0..40u64,
+    ) {
+        let memory = memory_with(mode, &pokes);
+        let budget = Budget { tables, leaves };
+        let mut walker = Walker::new(&memory, Gpa::literal(BASE), mode.format(), budget)
+            .expect("aligned root")
+            .on_self_reference(SelfReference::Follow);
+        let steps: Vec<_> = walker.by_ref().collect();
+        let count = |wanted: fn(&Step) -> bool| {
+            steps.iter().flatten().filter(|step| wanted(step)).count() as u64
+        };
+        prop_assert!(count(|step| matches!(step, Step::Leaf(_))) <= leaves);
+        prop_assert!(walker.used().tables <= tables && walker.used().leaves <= leaves);
+        // Only the last step can be an error, and an error is always the last.
+        let errors = steps.iter().filter(|step| step.is_err()).count();
+        prop_assert!(errors == 0 || errors == 1 && steps.last().unwrap().is_err());
+        prop_assert_eq!(walker.next(), None);
+    }
+
+    #[test]
+    fn a_walk_within_a_range_reports_the_pages_that_overlap_it(
+        mode in modes(),
+        pokes in pokes(),
+        first in 0..1u64 << 20,
+        pages in 1..1u64 << 20,
+    ) {
+        use vellum_layout::GvaRange;
+        let memory = memory_with(mode, &pokes);
+        let pages = pages.min((1 << 20) - first);
+        let range = GvaRange::new(Gva::literal(first << 12), pages << 12).expect("below 4 GiB");
+        let budget = Budget { tables: 100_000, leaves: 100_000 };
+        let found: Result<Vec<_>, _> = Walker::new(&memory, Gpa::literal(BASE), mode.format(), budget)
+            .expect("aligned root")
+            .on_self_reference(SelfReference::Follow)
+            .within(range)
+            .leaves()
+            .map(|leaf| leaf.map(|leaf| as_page(&leaf)))
+            .collect();
+        let (start, end) = (range.start().as_u64(), range.end().as_u64());
+        let mut expected = mmu::enumerate(&memory, mode, BASE);
+        prop_assume!(expected.len() < 50_000);
+        expected.retain(|page| page.va < end && page.va + (page.bytes - 1) >= start);
+        prop_assert_eq!(found, Ok(expected));
+    }
+}
