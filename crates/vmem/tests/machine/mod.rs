@@ -12,6 +12,9 @@ use vellum_vmem::{EntryWidth, Format, FrameSource, StoreError, TableStore};
 
 pub(crate) mod mmu;
 
+/// Bytes of a frame.
+const FRAME_LEN: usize = 4096;
+
 /// Sparse guest-physical memory in whole frames, some of which may be read-only.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Memory {
@@ -22,7 +25,7 @@ pub(crate) struct Memory {
 impl Memory {
     /// Memory with zeroed frames at these addresses.
     pub(crate) fn with_frames(addresses: impl IntoIterator<Item = u64>) -> Self {
-        let frame = |address| (address, vec![0; PAGE_SIZE as usize]);
+        let frame = |address| (address, vec![0; FRAME_LEN]);
         Self {
             frames: addresses.into_iter().map(frame).collect(),
             read_only: false,
@@ -37,22 +40,22 @@ impl Memory {
     /// The bytes of an entry, if its whole frame is there.
     pub(crate) fn bytes(&self, at: u64, len: usize) -> Option<&[u8]> {
         let frame = self.frames.get(&(at & !0xfff))?;
-        let offset = (at & 0xfff) as usize;
+        let offset = usize::try_from(at & 0xfff).unwrap();
         frame.get(offset..offset + len)
     }
 
     /// Writes a raw entry, for tests that make tables by hand.
     pub(crate) fn poke(&mut self, at: u64, width: EntryWidth, raw: u64) {
-        let len = width.bytes() as usize;
+        let len = usize::try_from(width.bytes()).unwrap();
         let frame = self.frames.get_mut(&(at & !0xfff)).expect("backed frame");
-        let offset = (at & 0xfff) as usize;
+        let offset = usize::try_from(at & 0xfff).unwrap();
         frame[offset..offset + len].copy_from_slice(&raw.to_le_bytes()[..len]);
     }
 }
 
 impl TableStore for Memory {
     fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
-        let len = width.bytes() as usize;
+        let len = usize::try_from(width.bytes()).unwrap();
         let bytes = self.bytes(at.as_u64(), len);
         let bytes = bytes.ok_or(StoreError::Unbacked { at })?;
         let mut raw = [0; 8];
