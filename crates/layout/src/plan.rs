@@ -59,8 +59,9 @@ pub struct ScratchRequest {
 /// Where everything in a guest's physical memory lies.
 ///
 /// A pure function of the request: the same request gives the same plan on every machine. The
-/// image begins at `BASE_ADDRESS`; scratch ends at `MAX_GPA`, or below the holes that are in its
-/// way. No two regions overlap and none touches a hole or a reserved range.
+/// image begins at `BASE_ADDRESS` and scratch ends at `MAX_GPA`; where holes are in the way,
+/// scratch lies below them, and the image of a guest with paging above them. No two regions
+/// overlap and none overlaps a hole or a reserved range.
 ///
 /// ```
 /// use vellum_layout::{GuestKind, MemoryPlan, PlanRequest, RegionName, ScratchRequest};
@@ -203,6 +204,11 @@ impl MemoryPlan {
     }
 
     /// The image: one memory slot.
+    ///
+    /// It begins at `BASE_ADDRESS` unless that would make it meet a hole or a reserved range. Then the image
+    /// of a guest with paging begins a whole number of large pages further up (2 MiB on amd64,
+    /// 4 MiB on i686); so take its start from here and not from the constant. An amd64 image that
+    /// reaches the local APIC page, just below 4 GiB, is such a case.
     #[must_use]
     pub const fn image(&self) -> GpaRange {
         self.image

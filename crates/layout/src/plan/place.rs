@@ -5,7 +5,7 @@ use super::{MAX_RESERVED, PlanRequest, RegionName, ScratchRequest};
 use crate::address::Gpa;
 use crate::hole::{LOCAL_APIC_PAGE, Reserved};
 use crate::kind::{GuestArch, GuestKind, Translation};
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PageSize};
 use crate::range::GpaRange;
 use crate::{amd64, i686};
 
@@ -103,7 +103,8 @@ pub(super) fn scratch(request: &PlanRequest<'_>) -> Result<GpaRange, PlanError> 
 }
 
 /// Places the image below scratch, as low as obstacles allow. A guest without paging is linked to
-/// its physical addresses, so its image begins at the lowest address or nowhere.
+/// its physical addresses, so its image begins at the lowest address or nowhere. Any other image
+/// moves up by whole large pages, so that what is aligned in it for a large leaf stays so.
 pub(super) fn image(request: &PlanRequest<'_>, scratch: GpaRange) -> Result<GpaRange, PlanError> {
     let (lowest, _) = bounds(request.kind);
     let len_bytes = request.image_len_bytes;
@@ -127,7 +128,9 @@ pub(super) fn image(request: &PlanRequest<'_>, scratch: GpaRange) -> Result<GpaR
             Some(obstacle) if request.kind.translation() == Translation::Identity => {
                 return Err(no_room(obstacle));
             }
-            Some(obstacle) => start = obstacle.end(),
+            Some(obstacle) => {
+                start = moved_above(&obstacle, request.kind).ok_or(no_room(above[0]))?;
+            }
         }
     }
 }
@@ -140,6 +143,18 @@ fn bounds(kind: GuestKind) -> (Gpa, Gpa) {
         GuestArch::Amd64 => (amd64::BASE_ADDRESS, AMD64_END),
         GuestArch::I686 => (i686::BASE_ADDRESS, I686_END),
     }
+}
+
+/// The first address at or above the end of an obstacle that is a number of large pages above the
+/// lowest address.
+fn moved_above(obstacle: &Obstacle, kind: GuestKind) -> Option<Gpa> {
+    let (lowest, _) = bounds(kind);
+    let large_page = match kind.arch() {
+        GuestArch::Amd64 => PageSize::Size2MiB,
+        GuestArch::I686 => PageSize::Size4MiB,
+    };
+    let distance = obstacle.end().offset_from(lowest)?;
+    lowest.checked_add(distance.checked_next_multiple_of(large_page.bytes())?)
 }
 
 fn range_below(end: Gpa, len_bytes: u64) -> Option<GpaRange> {
