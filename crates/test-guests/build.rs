@@ -47,7 +47,10 @@ const C_FLAGS: [&str; 16] = [
 fn main() {
     let out = PathBuf::from(variable("OUT_DIR"));
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
-    let root = manifest.ancestors().nth(2).expect("the crate lies two levels below the repository's root");
+    let root = manifest
+        .ancestors()
+        .nth(2)
+        .expect("the crate lies two levels below the repository's root");
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
@@ -60,7 +63,8 @@ fn main() {
         || String::from("None"),
         |path| format!("Some(include_bytes!({:?}))", path.display().to_string()),
     );
-    fs::write(out.join("c_user.rs"), text).expect("the build script can write to its output directory");
+    fs::write(out.join("c_user.rs"), text)
+        .expect("the build script can write to its output directory");
 }
 
 fn variable(name: &str) -> OsString {
@@ -75,10 +79,21 @@ fn build_rust(root: &Path, out: &Path) {
     cargo
         // Cargo looks for .cargo/config.toml from the working directory upward.
         .current_dir(root.join("guests"))
-        .args(["build", "--release", "--package", "vellum-guest-rust", "--target-dir"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "vellum-guest-rust",
+            "--target-dir",
+        ])
         .arg(&target_directory);
-    let status = cargo.status().expect("cargo can be started, it has started this script");
-    assert!(status.success(), "building guests/rust-user failed, see above");
+    let status = cargo
+        .status()
+        .expect("cargo can be started, it has started this script");
+    assert!(
+        status.success(),
+        "building guests/rust-user failed, see above"
+    );
     let elf = target_directory.join("x86_64-unknown-linux-gnu/release/vellum-guest-rust");
     fs::copy(&elf, out.join("rust_user.elf")).expect("cargo leaves the guest where it always does");
 }
@@ -88,8 +103,17 @@ fn build_rust(root: &Path, out: &Path) {
 fn clean_environment(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
-        let is_of_build = text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTDOC");
-        let is_flags = ["RUSTFLAGS", "MAKEFLAGS", "TARGET", "HOST", "PROFILE", "OUT_DIR"].contains(&text);
+        let is_of_build =
+            text.starts_with("CARGO") || text.starts_with("RUSTC") || text.starts_with("RUSTDOC");
+        let is_flags = [
+            "RUSTFLAGS",
+            "MAKEFLAGS",
+            "TARGET",
+            "HOST",
+            "PROFILE",
+            "OUT_DIR",
+        ]
+        .contains(&text);
         if (is_of_build || is_flags) && text != "CARGO_HOME" && !text.starts_with("CARGO_NET") {
             command.env_remove(&name);
         }

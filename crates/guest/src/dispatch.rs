@@ -14,8 +14,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use vellum_abi::message::{
-    ErrorCode, External, Limits, Message, MessageError, MessageKind, MessageWriter,
-    WriteError, write_error,
+    ErrorCode, External, Limits, Message, MessageError, MessageKind, MessageWriter, WriteError,
+    write_error,
 };
 use vellum_abi::value::{ValueRef, ValueType};
 

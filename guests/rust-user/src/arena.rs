@@ -44,7 +44,13 @@ fn read_arena(offset: u64) -> Result<u64, GuestError> {
         return Err(GuestError::new("offset outside the arena"));
     }
     // SAFETY: the eight bytes lie inside the arena, as just checked; every bit pattern is a u64.
-    Ok(unsafe { ARENA.load(Ordering::Relaxed).add(offset).cast::<u64>().read_unaligned() })
+    Ok(unsafe {
+        ARENA
+            .load(Ordering::Relaxed)
+            .add(offset)
+            .cast::<u64>()
+            .read_unaligned()
+    })
 }
 
 /// Replaces the arena by one of `pages` pages that are not touched yet.
@@ -70,7 +76,12 @@ fn write_pages(pages: usize, first: u64) {
     let arena = ARENA.load(Ordering::Relaxed);
     for page in 0..pages {
         // SAFETY: callers have made the arena at least `pages` pages long. Volatile, so that every page is written.
-        unsafe { arena.add(page * PAGE_LEN_BYTES).cast::<u64>().write_volatile(page as u64 + first) };
+        unsafe {
+            arena
+                .add(page * PAGE_LEN_BYTES)
+                .cast::<u64>()
+                .write_volatile(page as u64 + first)
+        };
     }
 }
 

@@ -64,7 +64,11 @@ fn recurse(depth: u64) -> u64 {
 #[inline(never)]
 fn descend(steps_left: u64) -> u64 {
     let frame = black_box([steps_left; 8]);
-    if frame[0] == 0 { 0 } else { descend(frame[1] - 1) + black_box(1) }
+    if frame[0] == 0 {
+        0
+    } else {
+        descend(frame[1] - 1) + black_box(1)
+    }
 }
 
 /// Writes to a constant.
@@ -161,12 +165,16 @@ fn invalid_utf8() -> String {
 fn read(address: u64) -> u64 {
     let value;
     // SAFETY: reads memory that may not be there; the fault ends the call, a success returns some bits.
-    unsafe { asm!("mov {}, [{}]", out(reg) value, in(reg) address, options(readonly, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov {}, [{}]", out(reg) value, in(reg) address, options(readonly, nostack, preserves_flags))
+    };
     value
 }
 
 /// Writes eight bytes with a plain instruction, whatever is there.
 fn write(address: u64, value: u64) {
     // SAFETY: none. It may destroy this guest's own memory; it cannot reach anybody else's, which is what it tests.
-    unsafe { asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags))
+    };
 }

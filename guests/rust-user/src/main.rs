@@ -44,7 +44,9 @@ fn greet(name: &str) -> String {
 /// Adds to a static and returns the sum: state that a restore must undo.
 #[guest_function]
 fn counter_add(amount: u64) -> u64 {
-    COUNTER.fetch_add(amount, Ordering::Relaxed).wrapping_add(amount)
+    COUNTER
+        .fetch_add(amount, Ordering::Relaxed)
+        .wrapping_add(amount)
 }
 
 #[guest_function]

@@ -16,7 +16,9 @@ fn out_port(port: u32, value: u32) {
 fn in_port(port: u32) -> u32 {
     let value;
     // SAFETY: touches no memory; a port that is not allowed raises #GP.
-    unsafe { asm!("in eax, dx", in("edx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in eax, dx", in("edx") port, out("eax") value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
@@ -35,8 +37,10 @@ fn raw_output(port: u32, bytes: &[u8]) {
 /// Puts `bytes`, cut to its length, at the start of the output buffer, and leaves through `port`.
 fn raw_exit(port: u32, bytes: &[u8]) {
     let peb = rt::peb();
-    let output: *mut u8 = core::ptr::with_exposed_provenance_mut(usize::try_from(peb.output_ptr).unwrap_or(0));
-    let len_bytes = usize::try_from(peb.output_len_bytes).map_or(0, |room_bytes| bytes.len().min(room_bytes));
+    let output: *mut u8 =
+        core::ptr::with_exposed_provenance_mut(usize::try_from(peb.output_ptr).unwrap_or(0));
+    let len_bytes =
+        usize::try_from(peb.output_len_bytes).map_or(0, |room_bytes| bytes.len().min(room_bytes));
     // SAFETY: the host maps the buffer that the PEB names, writable; the library holds no reference to it while a
     // guest function runs.
     unsafe { output.copy_from_nonoverlapping(bytes.as_ptr(), len_bytes) };
@@ -51,5 +55,7 @@ fn raw_exit(port: u32, bytes: &[u8]) {
 fn out(port: u32, value: u32) {
     // SAFETY: `out` changes no memory of this guest's own accord; what the host changes lies in its buffers, to which
     // no reference exists here. A port that is not allowed raises #GP.
-    unsafe { asm!("out dx, eax", in("edx") port, in("eax") value, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, eax", in("edx") port, in("eax") value, options(nostack, preserves_flags))
+    };
 }

@@ -9,7 +9,9 @@ use vellum_guest::guest_function;
 #[guest_function]
 fn set_xmm(value: u64) {
     // SAFETY: changes only the register that is declared.
-    unsafe { asm!("movq xmm15, {}", in(reg) value, out("xmm15") _, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("movq xmm15, {}", in(reg) value, out("xmm15") _, options(nomem, nostack, preserves_flags))
+    };
 }
 
 #[guest_function]
