@@ -138,6 +138,25 @@ impl Format {
     /// [`DecodeError`] when the processor would refuse the entry.
     #[inline]
     pub const fn decode(self, level: Level, raw: u64) -> Result<Entry, DecodeError> {
+        // Nearly all entries of nearly all tables are absent or 4 KiB leaves: these two cases are
+        // decided here, where the caller's loop can absorb them; the others cost a call.
+        if matches!(level, Level::L1) && raw & self.entry_bits() == raw {
+            if raw & PRESENT == 0 {
+                return Ok(Entry::Absent { software: raw });
+            }
+            if raw & self.reserved_everywhere() == 0 {
+                return Ok(Entry::Leaf(Leaf {
+                    frame: Gpa::literal(raw & self.table_mask()),
+                    attrs: Attrs::from_bits_truncate(raw).intersection(self.leaf_attrs()),
+                    size: PageSize::Size4KiB,
+                }));
+            }
+        }
+        self.decode_any(level, raw)
+    }
+
+    /// [`decode`](Self::decode) without short cuts.
+    const fn decode_any(self, level: Level, raw: u64) -> Result<Entry, DecodeError> {
         if !self.has_level(level) {
             return Err(DecodeError::NoSuchLevel { level });
         }
@@ -271,7 +290,6 @@ impl Format {
     }
 
     /// The rules for an entry of `level` that is a leaf of `size`, or a table without one.
-    #[inline]
     const fn shape(self, level: Level, size: Option<PageSize>) -> Shape {
         match self.mode {
             Mode::FourLevel => self.four_level_shape(level, size),
@@ -279,62 +297,77 @@ impl Format {
         }
     }
 
+    /// Attributes with a place in a leaf; every size of a format has the same.
+    const fn leaf_attrs(self) -> Attrs {
+        let low = LOW_ATTRS.union(Attrs::PAT);
+        match self.mode {
+            Mode::FourLevel => low.union(HIGH_ATTRS).union(self.no_execute),
+            Mode::TwoLevel => low,
+        }
+    }
+
+    /// Raw bits that must be zero in every present entry: the physical address ends below them,
+    /// or EFER.NXE is clear.
+    const fn reserved_everywhere(self) -> u64 {
+        match self.mode {
+            Mode::FourLevel => {
+                let nx = Attrs::NO_EXECUTE.difference(self.no_execute).bits();
+                self.table_mask() & !self.physical_mask | nx
+            }
+            Mode::TwoLevel => 0,
+        }
+    }
+
     /// Intel SDM vol. 3A, tables 4-15 to 4-20; AMD APM vol. 2, section 5.3.
-    #[inline]
     const fn four_level_shape(self, level: Level, size: Option<PageSize>) -> Shape {
-        let high = HIGH_ATTRS.union(self.no_execute);
-        let beyond_physical = self.table_mask() & !self.physical_mask;
-        let nx = Attrs::NO_EXECUTE.difference(self.no_execute).bits();
-        let always = beyond_physical | nx;
+        let always = self.reserved_everywhere();
+        let table_attrs = self.leaf_attrs().difference(Attrs::PAT);
         match (size, level) {
             (Some(PageSize::Size4KiB), _) => Shape {
-                attrs: LOW_ATTRS.union(Attrs::PAT).union(high),
+                attrs: self.leaf_attrs(),
                 reserved: always,
             },
             (Some(size), _) => Shape {
-                attrs: LOW_ATTRS.union(Attrs::PAT).union(high),
+                attrs: self.leaf_attrs(),
                 // Between PAT and the frame.
                 reserved: always | ((size.bytes() - 1) & !(LARGE_PAT | (PAGE_SIZE - 1))),
             },
-            // Bit 8 of an entry that points to a directory or a directory-pointer table is ignored by Intel's and
-            // reserved by AMD's processors; refusing it agrees with both.
+            // Bit 8 of an entry that points to a directory or a directory-pointer table is
+            // ignored by Intel's and reserved by AMD's processors; refusing it agrees with both.
             (None, Level::L4 | Level::L3) => Shape {
-                attrs: LOW_ATTRS.difference(Attrs::GLOBAL).union(high),
+                attrs: table_attrs.difference(Attrs::GLOBAL),
                 reserved: always | PAGE_SIZE_BIT | Attrs::GLOBAL.bits(),
             },
             (None, _) => Shape {
-                attrs: LOW_ATTRS.union(high),
+                attrs: table_attrs,
                 reserved: always | PAGE_SIZE_BIT,
             },
         }
     }
 
     /// Intel SDM vol. 3A, tables 4-4 to 4-6.
-    #[inline]
     const fn two_level_shape(self, size: Option<PageSize>) -> Shape {
         match size {
             Some(PageSize::Size4KiB) => Shape {
-                attrs: LOW_ATTRS.union(Attrs::PAT),
+                attrs: self.leaf_attrs(),
                 reserved: 0,
             },
             Some(_) => {
                 let usable = (self.physical_mask >> PSE36_SHIFT) & PSE36_BITS;
-                // Bit 21 is reserved on every processor.
-                let reserved = (PSE36_BITS & !usable) | 1 << 21;
                 Shape {
-                    attrs: LOW_ATTRS.union(Attrs::PAT),
-                    reserved,
+                    attrs: self.leaf_attrs(),
+                    // Bit 21 is reserved on every processor.
+                    reserved: (PSE36_BITS & !usable) | 1 << 21,
                 }
             }
             None => Shape {
-                attrs: LOW_ATTRS,
+                attrs: self.leaf_attrs().difference(Attrs::PAT),
                 reserved: PAGE_SIZE_BIT,
             },
         }
     }
 
     /// The frame address in a raw leaf of `size`.
-    #[inline]
     const fn frame_of(self, raw: u64, size: PageSize) -> u64 {
         let direct = raw & self.table_mask() & !(size.bytes() - 1);
         match size {

@@ -45,6 +45,28 @@ pub trait TableStore {
         Ok(())
     }
 
+    /// Writes consecutive entries of one table, the first at `at`.
+    ///
+    /// A store that can find the memory once for all of them overrides this.
+    ///
+    /// # Errors
+    /// [`StoreError`] as for [`write_entry`](Self::write_entry); entries before the refused one may
+    /// have been written.
+    #[inline]
+    fn write_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        entries: &[u64],
+    ) -> Result<(), StoreError> {
+        let mut at = at;
+        for &raw in entries {
+            self.write_entry(at, width, raw)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+
     /// Writes a run of entries of one table: `run.first_raw`, then `run.stride` more in each.
     ///
     /// A store over plain memory overrides this with a loop that the compiler can vectorise; see
@@ -147,6 +169,16 @@ impl<S: TableStore + ?Sized> TableStore for &mut S {
     }
 
     #[inline]
+    fn write_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        entries: &[u64],
+    ) -> Result<(), StoreError> {
+        (**self).write_entries(at, width, entries)
+    }
+
+    #[inline]
     fn fill_entries(
         &mut self,
         at: Gpa,
@@ -240,6 +272,26 @@ impl TableStore for SliceStore<'_> {
         let mut at = at;
         for entry in into {
             *entry = self.read_entry(at, width)?;
+            at = next_entry(at, width)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn write_entries(
+        &mut self,
+        at: Gpa,
+        width: EntryWidth,
+        entries: &[u64],
+    ) -> Result<(), StoreError> {
+        if width == EntryWidth::Bytes8 {
+            let run = self.locate_run(at, entries.len())?;
+            self.words[run].copy_from_slice(entries);
+            return Ok(());
+        }
+        let mut at = at;
+        for &raw in entries {
+            self.write_entry(at, width, raw)?;
             at = next_entry(at, width)?;
         }
         Ok(())

@@ -116,15 +116,18 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
         let mut buffer = [0; CHUNK];
         let (mut index, end) = place.entries(self.format);
         while index < end {
+            let first = self.format.entry_at(place.table, index);
             let chunk = self.read_chunk(place.table, index, end, &mut buffer)?;
-            for &raw in &*chunk {
+            for raw in &mut *chunk {
                 let at = self.format.entry_at(place.table, index);
-                let Ok(Entry::Leaf(leaf)) = self.format.decode(place.level, raw) else {
+                let Ok(Entry::Leaf(leaf)) = self.format.decode(place.level, *raw) else {
                     return Err(TableError::Changed { at });
                 };
-                self.change_leaf(at, place.level, leaf, change)?;
+                *raw = self.encode_changed(place.level, leaf, change)?;
                 index += 1;
             }
+            let width = self.format.entry_width();
+            self.store.write_entries(first, width, chunk)?;
         }
         Ok(())
     }
@@ -136,11 +139,18 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
         leaf: Leaf,
         change: AttrChange,
     ) -> Result<(), TableError> {
+        let raw = self.encode_changed(level, leaf, change)?;
+        self.write_raw(at, raw)
+    }
+
+    fn encode_changed(
+        &self,
+        level: Level,
+        leaf: Leaf,
+        change: AttrChange,
+    ) -> Result<u64, TableError> {
         let attrs = change.apply(leaf.attrs);
-        if attrs == leaf.attrs {
-            return Ok(());
-        }
-        self.write_entry(at, level, &Entry::Leaf(Leaf { attrs, ..leaf }))
+        self.encode(level, leaf.frame, &Entry::Leaf(Leaf { attrs, ..leaf }))
     }
 
     /// Replaces a large leaf by a table of smaller ones that map the same.
