@@ -159,6 +159,19 @@ struct vellum_peb {
     uint32_t reserved;
 };
 
+/* What the monitor writes about a fault; guests do not need it. */
+struct vellum_fault_record {
+    uint64_t vector;
+    uint64_t error_code;
+    uint64_t cr2;
+    uint64_t rip;
+    uint64_t cs;
+    uint64_t rflags;
+    uint64_t rsp;
+    uint64_t ss;
+    uint64_t reason;
+};
+
 /* A value as C sees it. `len_bytes` counts `text` and `bytes`, neither of which ends with a zero. */
 typedef struct vellum_value {
     uint8_t type;

@@ -75,7 +75,7 @@ fn entry(
                 incoming.expect_count(#count)?;
                 #( let #names: #types = incoming.take()?; )*
                 // The function may call the host, which overwrites what `incoming` refers to.
-                ::core::mem::drop(incoming);
+                incoming.end();
                 #[allow(clippy::unit_arg, clippy::let_unit_value, reason = "the type is the author's")]
                 ::vellum_guest::Returned::into_answer(#function(#(#lent),*))
             }

@@ -21,7 +21,7 @@ use vellum_abi::value::{ValueRef, ValueType};
 
 use crate::link::Link;
 use crate::table::Export;
-use crate::value::{GuestValue, Outgoing, Returned};
+use crate::value::{GuestValue, Outgoing};
 
 /// What a thunk hands back.
 pub type Answer = Result<Outgoing, Failure>;
@@ -216,14 +216,9 @@ impl Incoming<'_> {
         T::from_argument(argument, &self.fetch)
     }
 
-    /// Turns what the function returned into an answer.
-    ///
-    /// # Errors
-    /// The function returned an error.
+    /// Ends the decoding. From here on the buffer that the arguments came in may be overwritten.
     #[inline]
-    pub fn answer(returned: impl Returned) -> Answer {
-        returned.into_answer()
-    }
+    pub fn end(self) {}
 }
 
 impl<'g> Fetch<'g> {
@@ -276,6 +271,3 @@ impl Failure {
         (self.code, self.text)
     }
 }
-
-#[cfg(test)]
-mod tests;

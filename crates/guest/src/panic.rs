@@ -37,16 +37,16 @@ pub(crate) fn give_up(code: u32) -> ! {
     }
 }
 
-fn send(link: Link<'_>, panic: &PanicInfo<'_>) {
-    let (file, line, column) = panic
-        .location()
-        .map_or(("", 0, 0), |at| (at.file(), at.line(), at.column()));
+fn send(link: Link<'_>, details: &PanicInfo<'_>) {
+    let at = details.location();
+    let file = at.map_or("", |at| at.file());
+    let position = at.map_or([0, 0], |at| [at.line(), at.column()]);
     link.with_output(|output| {
         write_record(
             output,
             file,
-            [line, column],
-            format_args!("{}", panic.message()),
+            position,
+            format_args!("{}", details.message()),
         );
     });
     link.exit(Port::Panic, 0);

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use vellum_guest::{GuestError, guest_function};
 
-use crate::faults::length;
+use crate::faults::{length, read};
 
 const PAGE_LEN_BYTES: usize = 4096;
 
@@ -43,14 +43,10 @@ fn read_arena(offset: u64) -> Result<u64, GuestError> {
     if offset.checked_add(8).is_none_or(|end| end > len_bytes) {
         return Err(GuestError::new("offset outside the arena"));
     }
-    // SAFETY: the eight bytes lie inside the arena, as just checked; every bit pattern is a u64.
-    Ok(unsafe {
-        ARENA
-            .load(Ordering::Relaxed)
-            .add(offset)
-            .cast::<u64>()
-            .read_unaligned()
-    })
+    let arena = ARENA.load(Ordering::Relaxed);
+    // With a plain instruction, because the compiler takes memory that it has not seen written for undefined. Here it
+    // is zero until it is touched.
+    Ok(read(arena.addr() as u64 + offset as u64))
 }
 
 /// Replaces the arena by one of `pages` pages that are not touched yet.
@@ -75,13 +71,13 @@ fn allocate_pages(pages: usize) {
 fn write_pages(pages: usize, first: u64) {
     let arena = ARENA.load(Ordering::Relaxed);
     for page in 0..pages {
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "every page of the arena is aligned to a page"
+        )]
+        let word = arena.wrapping_add(page * PAGE_LEN_BYTES).cast::<u64>();
         // SAFETY: callers have made the arena at least `pages` pages long. Volatile, so that every page is written.
-        unsafe {
-            arena
-                .add(page * PAGE_LEN_BYTES)
-                .cast::<u64>()
-                .write_volatile(page as u64 + first)
-        };
+        unsafe { word.write_volatile(page as u64 + first) };
     }
 }
 

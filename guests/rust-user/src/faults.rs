@@ -162,11 +162,11 @@ fn invalid_utf8() -> String {
 }
 
 /// Reads eight bytes with a plain instruction, whatever is there.
-fn read(address: u64) -> u64 {
+pub(crate) fn read(address: u64) -> u64 {
     let value;
     // SAFETY: reads memory that may not be there; the fault ends the call, a success returns some bits.
     unsafe {
-        asm!("mov {}, [{}]", out(reg) value, in(reg) address, options(readonly, nostack, preserves_flags))
+        asm!("mov {}, [{}]", out(reg) value, in(reg) address, options(readonly, nostack, preserves_flags));
     };
     value
 }
@@ -175,6 +175,6 @@ fn read(address: u64) -> u64 {
 fn write(address: u64, value: u64) {
     // SAFETY: none. It may destroy this guest's own memory; it cannot reach anybody else's, which is what it tests.
     unsafe {
-        asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags))
+        asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags));
     };
 }

@@ -17,7 +17,7 @@ fn in_port(port: u32) -> u32 {
     let value;
     // SAFETY: touches no memory; a port that is not allowed raises #GP.
     unsafe {
-        asm!("in eax, dx", in("edx") port, out("eax") value, options(nomem, nostack, preserves_flags))
+        asm!("in eax, dx", in("edx") port, out("eax") value, options(nomem, nostack, preserves_flags));
     };
     value
 }
@@ -56,6 +56,6 @@ fn out(port: u32, value: u32) {
     // SAFETY: `out` changes no memory of this guest's own accord; what the host changes lies in its buffers, to which
     // no reference exists here. A port that is not allowed raises #GP.
     unsafe {
-        asm!("out dx, eax", in("edx") port, in("eax") value, options(nostack, preserves_flags))
+        asm!("out dx, eax", in("edx") port, in("eax") value, options(nostack, preserves_flags));
     };
 }

@@ -10,7 +10,7 @@ use vellum_guest::guest_function;
 fn set_xmm(value: u64) {
     // SAFETY: changes only the register that is declared.
     unsafe {
-        asm!("movq xmm15, {}", in(reg) value, out("xmm15") _, options(nomem, nostack, preserves_flags))
+        asm!("movq xmm15, {}", in(reg) value, out("xmm15") _, options(nomem, nostack, preserves_flags));
     };
 }
 

@@ -100,7 +100,7 @@ impl Machine {
             machine.write(*address, data);
         }
         machine.write_peb();
-        machine.enter(file.entry())?;
+        machine.enter(file.entry());
         Ok(machine)
     }
 
@@ -169,13 +169,12 @@ impl Machine {
         self.write(PEB, &bytes);
     }
 
-    fn enter(&self, entry: u64) -> io::Result<()> {
+    fn enter(&self, entry: u64) {
         let mut registers = self.registers();
         (registers.rip, registers.rsp, registers.rdi) = (entry, STACK_TOP, PEB);
         // Not inside a system call any more, so that Linux does not restart one.
         registers.orig_rax = u64::MAX;
         self.set_registers(&registers);
-        Ok(())
     }
 
     /// Waits for the child to stop and returns the signal.
