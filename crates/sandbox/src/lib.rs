@@ -1,1 +1,59 @@
-//! Run untrusted functions in micro-VMs without a guest OS.
+//! Runs untrusted functions in micro-VMs without a guest operating system.
+//!
+//! A host program loads a guest ELF, calls its functions with types, lets it call back, takes snapshots and goes back to them:
+//!
+//! ```no_run
+//! use vellum_sandbox::{Engine, GuestImage, Sandbox};
+//!
+//! let engine = Engine::new()?;
+//! let image = GuestImage::from_file("guest.elf")?;
+//! let mut sandbox = Sandbox::builder(&image)
+//!     .host_function("host_add", |a: i32, b: i32| a + b)
+//!     .build(&engine)?;
+//!
+//! let ready = sandbox.snapshot()?;
+//! let sum: i32 = sandbox.call("add", (40, 2))?;
+//! assert_eq!(sum, 42);
+//! sandbox.restore(&ready)?;
+//! # Ok::<(), vellum_sandbox::Error>(())
+//! ```
+//!
+//! | noun | what it is | cost |
+//! |---|---|---|
+//! | [`Engine`] | the hypervisor and CPU profile; one per process | a probe of about a millisecond |
+//! | [`GuestImage`] | a validated guest ELF | proportional to the file |
+//! | [`Sandbox`] | one micro-VM | the hypervisor's VM creation |
+//! | [`GuestFn`] | a typed handle to a guest function | a call is one entry into the guest |
+//! | [`Snapshot`] | an immutable state of a sandbox | the pages that changed |
+//!
+//! A guest can do what it likes: fault, loop, exhaust its memory, send nonsense. Each ends in an [`Error`] with a
+//! [kind](ErrorKind), and the sandbox asks to be restored. Time is bounded by [`CallOptions`].
+
+mod call;
+mod engine;
+mod error;
+mod fault;
+mod host;
+mod image;
+mod instance;
+mod logging;
+mod machine;
+mod memory;
+mod sandbox;
+mod seed;
+mod snapshot;
+mod value;
+
+pub use call::{CallOptions, CancelToken};
+pub use engine::{CowMode, Engine, EngineBuilder};
+pub use error::{Error, ErrorKind};
+pub use fault::{Fault, FaultKind};
+pub use host::{HostFunction, HostFunctions, HostResult};
+pub use image::{Function, GuestImage, MAX_FILE_LEN_BYTES};
+pub use sandbox::{GuestFn, Sandbox, SandboxBuilder};
+pub use snapshot::Snapshot;
+pub use value::{Argument, Arguments, FromValue, Value};
+pub use vellum_abi::function::Signature;
+pub use vellum_abi::value::ValueType;
+pub use vellum_backend::cpuid::CpuProfile;
+pub use vellum_backend::{Capabilities, Mmu, RingZero};

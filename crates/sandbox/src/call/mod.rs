@@ -1,0 +1,10 @@
+//! Calls: how a request enters the guest, and what the host does until the reply is there.
+
+mod control;
+mod deadline;
+mod options;
+mod session;
+
+pub(crate) use control::Control;
+pub use options::{CallOptions, CancelToken};
+pub(crate) use session::{Buffers, Session};

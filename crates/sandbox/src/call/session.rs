@@ -1,0 +1,398 @@
+//! One call from its request to its reply: the loop that serves the guest's exits.
+
+use vellum_abi::fault::{FaultReason, FaultRecord};
+use vellum_abi::fill::FillRequest;
+use vellum_abi::log::{HEADER_LEN_BYTES, LogRecord, PanicRecord};
+use vellum_abi::message::{
+    Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter, Outcome, Place,
+    WriteError, write_error,
+};
+use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
+use vellum_abi::value::{ValueRef, ValueType};
+use vellum_backend::{Exit, IoWidth};
+use vellum_layout::FAULT_RECORD_OFFSET;
+use zerocopy::FromBytes;
+
+use super::control::{Control, StopReason};
+use crate::error::Failure;
+use crate::fault::{Fault, Privileged, classify};
+use crate::host::{Answer, Incoming, Resolved};
+use crate::instance::Instance;
+use crate::logging::LogSink;
+use crate::value::Value;
+
+/// Where the guest stopped to wait for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// After its initialisation.
+    Ready,
+    /// With a reply in the output buffer.
+    Reply,
+}
+
+/// Memory that is reused from call to call, so that a call allocates nothing.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    /// A message to the guest.
+    input: Vec<u8>,
+    /// A copy of what the guest wrote.
+    output: Vec<u8>,
+}
+
+impl Buffers {
+    pub(crate) fn new(input_len_bytes: u64, output_len_bytes: u64) -> Self {
+        let zeroed = |len_bytes| vec![0; usize::try_from(len_bytes).unwrap_or(0)];
+        Self {
+            input: zeroed(input_len_bytes),
+            output: zeroed(output_len_bytes),
+        }
+    }
+}
+
+/// The values that the guest may fetch with a fill request: those of the host's latest message.
+enum Offered<'a> {
+    Arguments(&'a [ValueRef<'a>]),
+    Result(Value),
+}
+
+impl Offered<'_> {
+    fn get(&self, slot: u32) -> Option<ValueRef<'_>> {
+        match self {
+            Self::Arguments(values) => values.get(slot as usize).copied(),
+            Self::Result(value) => (slot == 0).then(|| value.as_ref()),
+        }
+    }
+}
+
+/// A call in progress.
+pub(crate) struct Session<'a> {
+    pub(crate) instance: &'a mut Instance,
+    pub(crate) host: &'a Resolved,
+    pub(crate) control: &'a Control,
+    pub(crate) buffers: &'a mut Buffers,
+    pub(crate) log: LogSink,
+}
+
+impl Session<'_> {
+    /// Writes the request for a function and runs the guest until its reply.
+    pub(crate) fn call(&mut self, function: u32, values: &[ValueRef<'_>], returns: ValueType) -> Result<Value, Failure> {
+        let len_bytes = encode(&mut self.buffers.input, MessageKind::Call, function, values)?;
+        self.instance.write_input(&self.buffers.input[..len_bytes])?;
+        match self.run(Offered::Arguments(values))? {
+            Stop::Reply => self.reply(function, returns),
+            Stop::Ready => Err(Failure::Protocol("the guest idles without a reply")),
+        }
+    }
+
+    /// Runs a guest that has just booted until it is ready.
+    pub(crate) fn boot(&mut self) -> Result<(), Failure> {
+        match self.run(Offered::Arguments(&[]))? {
+            Stop::Ready => Ok(()),
+            Stop::Reply => Err(Failure::Protocol("the guest replied before it was called")),
+        }
+    }
+
+    /// Serves exits until the guest waits.
+    fn run(&mut self, mut offered: Offered<'_>) -> Result<Stop, Failure> {
+        loop {
+            let (port, data) = match self.instance.run()? {
+                Exit::IoOut {
+                    port,
+                    width: IoWidth::Dword,
+                    data,
+                } => (port, data),
+                Exit::Interrupted => {
+                    self.check_stopped()?;
+                    continue;
+                }
+                other => return Err(end_of(other)),
+            };
+            match Port::try_from(port) {
+                Ok(Port::Idle) => return idle(data),
+                Ok(Port::HostCall) => offered = self.serve_host_call()?,
+                Ok(Port::Log) => self.record_log()?,
+                Ok(Port::Fill) => self.fill(&offered)?,
+                Ok(Port::Panic) => return Err(self.panicked()),
+                Ok(Port::Abort) => return Err(Failure::Abort { code: data }),
+                Ok(Port::Fault) => return Err(self.faulted()),
+                Err(_) => return Err(Failure::ForbiddenPort { port }),
+            }
+        }
+    }
+
+    fn check_stopped(&self) -> Result<(), Failure> {
+        match self.control.reason() {
+            Some(StopReason::Cancelled) => Err(Failure::Cancelled),
+            Some(StopReason::DeadlineExceeded) => Err(Failure::DeadlineExceeded),
+            // A signal that is not ours.
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the message in the output buffer, once. What is looked at afterwards cannot change any more.
+    fn take_message(&mut self) -> Result<(), Failure> {
+        let limits = Limits::for_buffer(self.buffers.output.len());
+        let header = &mut self.buffers.output[..MessageHeader::LEN_BYTES];
+        self.instance.read_output(header)?;
+        let len_bytes = Message::len_of(header, limits).map_err(Failure::Message)?;
+        let message = &mut self.buffers.output[..len_bytes];
+        Ok(self.instance.read_output(message)?)
+    }
+
+    fn reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
+        self.take_message()?;
+        let message = parse(&self.buffers.output)?;
+        if message.kind() != MessageKind::Reply || message.function() != function {
+            return Err(Failure::Protocol("the guest replied to another call"));
+        }
+        match message.outcome().map_err(Failure::Message)? {
+            Outcome::Failed { code, text } => Err(Failure::Guest {
+                code,
+                text: text.to_owned(),
+            }),
+            Outcome::Value(argument) if argument.value_type() == returns => own(self.instance, argument),
+            Outcome::Value(argument) => Err(Failure::ReplyType {
+                expected: returns,
+                actual: argument.value_type(),
+            }),
+        }
+    }
+
+    /// Calls the host function that the guest asks for, and writes the answer.
+    fn serve_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
+        self.take_message()?;
+        let message = parse(&self.buffers.output)?;
+        if message.kind() != MessageKind::HostCall {
+            return Err(Failure::Protocol("a host call that is none"));
+        }
+        let function = message.function();
+        let answer = match check_arguments(&message, self.host)? {
+            Err(refused) => Err(refused),
+            Ok(()) => self.host.call(
+                function,
+                &FromMessage {
+                    message,
+                    instance: self.instance,
+                },
+            )?,
+        };
+        // A stop that came while the host function ran is seen at the next entry: the interruption is still pending.
+        self.answer(function, answer)
+    }
+
+    fn answer<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
+        let buffer = &mut self.buffers.input;
+        let (len_bytes, offered) = match answer {
+            Ok(value) => {
+                let len_bytes = encode(buffer, MessageKind::HostReply, function, &[value.as_ref()])?;
+                (len_bytes, Offered::Result(value))
+            }
+            Err((code, text)) => {
+                let len_bytes = write_error(buffer, MessageKind::HostReply, function, code, &text)
+                    .map_err(|_| Failure::Protocol("an error message does not fit the input buffer"))?;
+                (len_bytes, Offered::Arguments(&[]))
+            }
+        };
+        self.instance.write_input(&self.buffers.input[..len_bytes])?;
+        Ok(offered)
+    }
+
+    /// Copies a large value to where the guest wants it.
+    fn fill(&mut self, offered: &Offered<'_>) -> Result<(), Failure> {
+        let mut bytes = [0; FillRequest::LEN_BYTES];
+        self.instance.read_output(&mut bytes)?;
+        let request = FillRequest::parse(&bytes).map_err(|_| Failure::Protocol("a fill request that is none"))?;
+        let value = offered
+            .get(request.slot)
+            .filter(|value| value.value_type().is_variable() && value.payload().len() as u64 == request.len_bytes)
+            .ok_or(Failure::Protocol("a fill request for a value that was not offered"))?;
+        self.instance.write_guest(request.gva, value.payload()).map_err(Failure::Reach)
+    }
+
+    /// Copies a log or panic record, once; its header says how long it is.
+    fn take_record(&mut self, len_of: impl Fn(&[u8]) -> Option<u64>) -> Result<&[u8], Failure> {
+        let header = &mut self.buffers.output[..HEADER_LEN_BYTES];
+        self.instance.read_output(header)?;
+        let record = len_of(header)
+            .and_then(|len_bytes| usize::try_from(len_bytes).ok())
+            .and_then(|len_bytes| self.buffers.output.get_mut(..len_bytes))
+            .ok_or(Failure::Protocol("a log or panic record that ends past the output buffer"))?;
+        self.instance.read_output(record)?;
+        Ok(record)
+    }
+
+    fn record_log(&mut self) -> Result<(), Failure> {
+        let mut log = self.log;
+        let bytes = self.take_record(|header| LogRecord::len_bytes(header).ok())?;
+        let record = LogRecord::parse(bytes).map_err(|_| Failure::Protocol("a log record that is none"))?;
+        log.emit(&record);
+        self.log = log;
+        Ok(())
+    }
+
+    fn panicked(&mut self) -> Failure {
+        let bytes = match self.take_record(|header| PanicRecord::len_bytes(header).ok()) {
+            Ok(bytes) => bytes,
+            Err(failure) => return failure,
+        };
+        match PanicRecord::parse(bytes) {
+            Ok(record) => Failure::Panic {
+                message: crate::logging::printable(record.message),
+                location: format!("{}:{}:{}", crate::logging::printable(record.file), record.line, record.column),
+            },
+            Err(_) => Failure::Protocol("a panic record that is none"),
+        }
+    }
+
+    /// Reads the monitor's record and names what happened.
+    fn faulted(&mut self) -> Failure {
+        let mut bytes = [0; FaultRecord::LEN_BYTES];
+        if let Err(error) = self.instance.read_bookkeeping(FAULT_RECORD_OFFSET, &mut bytes) {
+            return error.into();
+        }
+        let Ok(record) = FaultRecord::read_from_bytes(&bytes) else {
+            return Failure::Protocol("a fault record that is none");
+        };
+        match record.reason() {
+            Some(FaultReason::ScratchExhausted) => Failure::ScratchExhausted { address: record.cr2 },
+            Some(FaultReason::NestedFault) => Failure::Fault(Fault::in_monitor(&record)),
+            Some(FaultReason::Exception) => self.exception(&record),
+            None => Failure::Protocol("a fault record with an unknown reason"),
+        }
+    }
+
+    /// An exception of the guest's own. Where port accesses and `hlt` raise #GP they are named as what they are.
+    fn exception(&mut self, record: &FaultRecord) -> Failure {
+        const GENERAL_PROTECTION: u64 = 13;
+        let fault = Fault::from_record(record, self.instance.geometry().stack_guard);
+        if record.vector != GENERAL_PROTECTION {
+            return Failure::Fault(fault);
+        }
+        /// Bytes of an instruction that tell what it is, prefixes included.
+        const LOOK_AT_BYTES: u64 = 4;
+        let page_left = vellum_layout::PAGE_SIZE - record.rip % vellum_layout::PAGE_SIZE;
+        let bytes = self.instance.read_guest(record.rip, LOOK_AT_BYTES.min(page_left)).unwrap_or_default();
+        match classify(&bytes) {
+            Privileged::Halt => Failure::Halted,
+            Privileged::Port(Some(port)) => Failure::ForbiddenPort { port: port.into() },
+            Privileged::Port(None) => Failure::ForbiddenPort {
+                port: self.instance.port_register(),
+            },
+            Privileged::Other => Failure::Fault(fault),
+        }
+    }
+}
+
+fn idle(data: u32) -> Result<Stop, Failure> {
+    match data {
+        IDLE_READY => Ok(Stop::Ready),
+        IDLE_REPLY => Ok(Stop::Reply),
+        _ => Err(Failure::Protocol("the guest idles with an unknown status")),
+    }
+}
+
+/// An exit after which the guest cannot go on.
+fn end_of(exit: Exit) -> Failure {
+    match exit {
+        Exit::IoOut { port, .. } | Exit::IoIn { port, .. } | Exit::IoString { port } => Failure::ForbiddenPort { port },
+        Exit::Halt => Failure::Halted,
+        Exit::MemoryFault { gpa, access, mapped } => {
+            let place = if mapped { "protected" } else { "absent" };
+            Failure::Crashed(format!("{access:?} access to {place} guest-physical memory at {gpa:#x}"))
+        }
+        Exit::TripleFault => Failure::Crashed("triple fault".into()),
+        Exit::InvalidState { reason } => Failure::Crashed(format!("invalid state, reason {reason:#x}")),
+        Exit::EmulationFailure => Failure::Crashed("the hypervisor cannot carry out an instruction".into()),
+        Exit::Unhandled { reason } => Failure::Crashed(format!("unexpected exit {reason}")),
+        other => Failure::Crashed(format!("unexpected exit {other:?}")),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Message<'_>, Failure> {
+    Message::parse(bytes, Limits::for_buffer(bytes.len())).map_err(Failure::Message)
+}
+
+/// Encodes a message; a value that does not fit is announced, to be fetched by a fill request.
+fn encode(
+    buffer: &mut [u8],
+    kind: MessageKind,
+    function: u32,
+    values: &[ValueRef<'_>],
+) -> Result<usize, Failure> {
+    let refused = |_: WriteError| Failure::Protocol("a message does not fit the input buffer");
+    let mut writer = MessageWriter::new(buffer, kind, function, values.len()).map_err(refused)?;
+    for value in values {
+        match writer.push(*value) {
+            Ok(()) => {}
+            Err(WriteError::BufferTooSmall { .. }) => {
+                writer.push_host_slot(value.value_type(), value.payload().len()).map_err(|_| too_large(value))?;
+            }
+            Err(_) => return Err(too_large(value)),
+        }
+    }
+    writer.finish().map_err(refused)
+}
+
+fn too_large(value: &ValueRef<'_>) -> Failure {
+    Failure::ArgumentTooLarge {
+        len_bytes: value.payload().len(),
+    }
+}
+
+/// Whether a host call names a function and gives it what it takes. The inner error is for the guest.
+#[expect(clippy::type_complexity, reason = "an error for the caller around an error for the guest")]
+fn check_arguments(message: &Message<'_>, host: &Resolved) -> Result<Result<(), (ErrorCode, String)>, Failure> {
+    let Some(signature) = host.signature(message.function()) else {
+        let text = format!("no host function {}", message.function());
+        return Ok(Err((ErrorCode::UnknownFunction, text)));
+    };
+    let params = signature.params();
+    if message.slot_count() != params.len() {
+        let text = format!("{} arguments given, {} taken", message.slot_count(), params.len());
+        return Ok(Err((ErrorCode::ArgumentCount, text)));
+    }
+    for (index, param) in params.iter().enumerate() {
+        let given = message.argument(index).map_err(Failure::Message)?.value_type();
+        if given != *param {
+            let text = format!("argument {index} is {given}, not {param}");
+            return Ok(Err((ErrorCode::ArgumentType, text)));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// The arguments of a host call: from the message, or from guest memory.
+struct FromMessage<'a> {
+    message: Message<'a>,
+    instance: &'a Instance,
+}
+
+impl Incoming for FromMessage<'_> {
+    fn argument(&self, index: usize) -> Result<Value, Failure> {
+        own(self.instance, self.message.argument(index).map_err(Failure::Message)?)
+    }
+}
+
+/// A value of the host's own.
+fn own(instance: &Instance, argument: Argument<'_>) -> Result<Value, Failure> {
+    match argument {
+        Argument::Value(value) => Ok(Value::from_ref(value)),
+        Argument::External(External {
+            value_type,
+            len_bytes,
+            place: Place::GuestMemory { gva },
+        }) => {
+            let bytes = instance.read_guest(gva, len_bytes.into()).map_err(Failure::Reach)?;
+            match value_type {
+                ValueType::String => String::from_utf8(bytes)
+                    .map(Value::String)
+                    .map_err(|_| Failure::Protocol("a string that is not utf-8")),
+                _ => Ok(Value::Bytes(bytes)),
+            }
+        }
+        Argument::External(_) => Err(Failure::Protocol("an external value of the wrong side")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

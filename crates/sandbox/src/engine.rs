@@ -1,0 +1,156 @@
+//! The engine: the chosen hypervisor, the CPU profile, and what they imply.
+
+use std::fmt;
+use std::sync::Arc;
+
+use vellum_backend::cpuid::{CpuModel, CpuProfile};
+use vellum_backend::kvm::{Kvm, Tracking, VmConfig};
+use vellum_backend::{Capabilities, Mmu, RingZero, Vm};
+
+use crate::error::{Error, Failure};
+
+/// A hypervisor that is ready to make sandboxes. Cheap to clone; one per process is enough.
+///
+/// ```no_run
+/// let engine = vellum_sandbox::Engine::new()?;
+/// println!("{engine}");
+/// # Ok::<(), vellum_sandbox::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kvm: Kvm,
+    model: CpuModel,
+    cow: CowMode,
+    config: VmConfig,
+}
+
+/// Who copies a page when a guest writes to it for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CowMode {
+    /// The monitor inside the guest: the image is mapped read-only and shared by every sandbox of a snapshot. The best choice
+    /// where the processor walks the guest's page tables and runs ring 0 itself.
+    GuestSide,
+    /// The host kernel: the image is a private mapping. The choice where ring 0 is emulated or page tables are shadowed,
+    /// because no guest instruction and no table edit is needed.
+    HostSide,
+}
+
+impl fmt::Display for CowMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuestSide => "guest-side",
+            Self::HostSide => "host-side",
+        })
+    }
+}
+
+impl CowMode {
+    /// The mode that suits a hypervisor.
+    pub fn suited_to(capabilities: &Capabilities) -> Self {
+        match (capabilities.mmu, capabilities.ring_zero, capabilities.read_only_memory) {
+            (Mmu::Nested, RingZero::Native, true) => Self::GuestSide,
+            _ => Self::HostSide,
+        }
+    }
+}
+
+/// Choices to be made before an [`Engine`] exists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineBuilder {
+    profile: CpuProfile,
+    cow: Option<CowMode>,
+}
+
+impl EngineBuilder {
+    /// Which features a guest's CPU has. The default is the best named level that this machine offers.
+    #[must_use]
+    pub const fn cpu_profile(mut self, profile: CpuProfile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Who copies pages, instead of what suits the hypervisor.
+    #[must_use]
+    pub const fn cow_mode(mut self, cow: CowMode) -> Self {
+        self.cow = Some(cow);
+        self
+    }
+
+    /// Opens and probes the hypervisor, by running a guest of a few instructions: about a millisecond.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoHypervisor`](crate::ErrorKind::NoHypervisor), which says what is missing and what to do.
+    pub fn build(self) -> Result<Engine, Error> {
+        let kvm = Kvm::open().map_err(Failure::NoHypervisor)?;
+        let model = kvm.cpu_model(self.profile).map_err(Failure::Hypervisor)?;
+        let cow = self.cow.unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
+        let tracking = match cow {
+            CowMode::HostSide => Tracking::FirstWrites,
+            CowMode::GuestSide => Tracking::None,
+        };
+        let config = VmConfig::new(&model, tracking).map_err(Failure::Hypervisor)?;
+        Ok(Engine {
+            inner: Arc::new(Inner { kvm, model, cow, config }),
+        })
+    }
+}
+
+impl Engine {
+    /// The hypervisor of this machine, with everything chosen to suit it.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// An engine with choices of the caller.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// Who copies pages.
+    pub fn cow_mode(&self) -> CowMode {
+        self.inner.cow
+    }
+
+    /// The CPU profile that guests see; never [`CpuProfile::Best`].
+    pub fn cpu_profile(&self) -> CpuProfile {
+        self.inner.model.profile
+    }
+
+    /// What the hypervisor can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.inner.kvm.capabilities()
+    }
+
+    pub(crate) fn model(&self) -> &CpuModel {
+        &self.inner.model
+    }
+
+    pub(crate) fn create_vm(&self) -> Result<Box<dyn Vm>, Failure> {
+        let vm = self.inner.kvm.create_vm(&self.inner.config).map_err(Failure::Hypervisor)?;
+        Ok(Box::new(vm))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capabilities = self.capabilities();
+        let mmu = match capabilities.mmu {
+            Mmu::Nested => "nested paging",
+            Mmu::Shadow => "shadow paging",
+        };
+        let ring_zero = match capabilities.ring_zero {
+            RingZero::Native => "native ring 0",
+            RingZero::Emulated => "emulated ring 0",
+        };
+        let (cow, profile) = (self.cow_mode(), self.cpu_profile().name());
+        write!(f, "kvm ({mmu}, {ring_zero}), {cow} copy-on-write, cpu {profile}")
+    }
+}

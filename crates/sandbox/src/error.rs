@@ -1,0 +1,253 @@
+//! Errors: small enums inside, one opaque type with a kind outside.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use vellum_abi::function::Signature;
+use vellum_abi::message::{ErrorCode, MessageError};
+use vellum_abi::value::ValueType;
+use vellum_backend::VmError;
+use vellum_backend::kvm::OpenError;
+use vellum_backend::memory::OutOfBounds;
+use vellum_vmem::{RootError, WalkError};
+
+use crate::fault::Fault;
+use crate::image::ImageError;
+use crate::instance::ReachError;
+use crate::machine::BuildError;
+use crate::memory::SpaceError;
+
+/// Why an operation failed. [`kind`](Error::kind) tells apart what a program can react to; `Display` tells a person, and
+/// [`source`](std::error::Error::source) goes on to the cause.
+pub struct Error {
+    failure: Box<Failure>,
+}
+
+/// What went wrong, as far as a program can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no hypervisor that can be used. The message says what to do.
+    NoHypervisor,
+    /// The hypervisor failed, or the system refused memory.
+    Hypervisor,
+    /// The guest's ELF file cannot be run.
+    InvalidImage,
+    /// A file cannot be read.
+    Io,
+    /// Sizes that make no guest.
+    InvalidConfig,
+    /// The guest needs a host function that was not given, or given with other types.
+    MissingHostFunction,
+    /// The guest exports no such function.
+    UnknownFunction,
+    /// Arguments or result have other types than the function.
+    TypeMismatch,
+    /// The handle, snapshot or sandbox belong to different images, engines or sizes.
+    Incompatible,
+    /// An argument is larger than 4 GiB.
+    ArgumentTooLarge,
+    /// The guest's function returned an error. The sandbox is fine.
+    GuestError,
+    /// The guest panicked. The sandbox must be restored, as after each of the kinds below.
+    GuestPanic,
+    /// The guest aborted.
+    GuestAbort,
+    /// The guest did something that the processor or the monitor refused; see [`Error::fault`].
+    Fault,
+    /// The guest used a port that is not part of the ABI.
+    ForbiddenPort,
+    /// The guest halted.
+    Halted,
+    /// The guest dirtied more memory than its scratch holds.
+    ScratchExhausted,
+    /// The guest broke the protocol between guest and host.
+    Protocol,
+    /// The call was cancelled.
+    Cancelled,
+    /// The call did not end before its deadline.
+    DeadlineExceeded,
+    /// The vCPU cannot go on: triple fault, invalid state, an instruction that the hypervisor cannot carry out.
+    Crashed,
+    /// The sandbox failed in an earlier call and was not restored.
+    NeedsRestore,
+    /// The sandbox cannot be used any more, not even restored.
+    Unusable,
+}
+
+/// Everything that can go wrong inside.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("no usable hypervisor")]
+    NoHypervisor(#[source] OpenError),
+    #[error("hypervisor failed")]
+    Hypervisor(#[from] VmError),
+    #[error("no memory for the sandbox")]
+    Memory(#[source] io::Error),
+    #[error("guest memory access out of bounds")]
+    OutOfBounds(#[from] OutOfBounds),
+    #[error("guest image refused")]
+    Image(#[source] ImageError),
+    #[error("cannot read guest image {}", path.display())]
+    ReadImage {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("sandbox sizes refused")]
+    Space(#[from] SpaceError),
+    #[error("page tables could not be built")]
+    Tables(#[from] BuildError),
+    #[error("guest page tables could not be walked")]
+    Root(#[source] RootError),
+    #[error("guest page tables could not be walked")]
+    Walk(#[source] WalkError),
+    #[error("guest needs host function {name}{wanted}, which was not registered")]
+    MissingHostFunction { name: String, wanted: Signature },
+    #[error("guest needs host function {name}{wanted}, but {name}{given} was registered")]
+    HostFunctionSignature {
+        name: String,
+        wanted: Signature,
+        given: Signature,
+    },
+    #[error("host function {name:?} was registered twice")]
+    DuplicateHostFunction { name: String },
+    #[error("host function name {name:?} is not 1 to 128 printable ascii characters")]
+    HostFunctionName { name: String },
+    #[error("guest exports no function {name:?}")]
+    UnknownFunction { name: String },
+    #[error("function {name} is {name}{actual}, not {name}{asked}")]
+    Signature {
+        name: String,
+        asked: String,
+        actual: Signature,
+    },
+    #[error("{what} belongs to another {than}")]
+    Incompatible {
+        what: &'static str,
+        than: &'static str,
+    },
+    #[error("argument of {len_bytes} bytes; the limit is 4 GiB - 1")]
+    ArgumentTooLarge { len_bytes: usize },
+    #[error("guest function failed ({code}): {text}")]
+    Guest { code: ErrorCode, text: String },
+    #[error("guest panicked at {location}: {message}")]
+    Panic { message: String, location: String },
+    #[error("guest aborted with code {code:#x}")]
+    Abort { code: u32 },
+    #[error("guest fault: {0}")]
+    Fault(Fault),
+    #[error("guest used port {port:#x}, which is not part of the abi")]
+    ForbiddenPort { port: u16 },
+    #[error("guest halted")]
+    Halted,
+    #[error("guest dirtied more memory than its scratch holds, at address {address:#x}; give the sandbox more scratch")]
+    ScratchExhausted { address: u64 },
+    #[error("guest message refused")]
+    Message(#[source] MessageError),
+    #[error("guest request for guest memory refused")]
+    Reach(#[source] ReachError),
+    #[error("guest broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("guest replied with a value of type {actual}, not {expected}")]
+    ReplyType {
+        expected: ValueType,
+        actual: ValueType,
+    },
+    #[error("call was cancelled")]
+    Cancelled,
+    #[error("call did not end before its deadline")]
+    DeadlineExceeded,
+    #[error("vcpu cannot go on: {0}")]
+    Crashed(String),
+    #[error("sandbox failed in an earlier call; restore it to a snapshot first")]
+    NeedsRestore,
+    #[error("sandbox failed while it was being restored; drop it")]
+    Unusable,
+}
+
+impl Error {
+    /// What a program can react to.
+    pub fn kind(&self) -> ErrorKind {
+        self.failure.kind()
+    }
+
+    /// What the guest did, when the kind is [`ErrorKind::Fault`].
+    pub fn fault(&self) -> Option<&Fault> {
+        match self.failure.as_ref() {
+            Failure::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl Failure {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoHypervisor(_) => ErrorKind::NoHypervisor,
+            Self::Hypervisor(_)
+            | Self::Memory(_)
+            | Self::OutOfBounds(_)
+            | Self::Tables(_)
+            | Self::Root(_)
+            | Self::Walk(_) => ErrorKind::Hypervisor,
+            Self::Image(_) => ErrorKind::InvalidImage,
+            Self::ReadImage { .. } => ErrorKind::Io,
+            Self::Space(_) | Self::DuplicateHostFunction { .. } | Self::HostFunctionName { .. } => {
+                ErrorKind::InvalidConfig
+            }
+            Self::MissingHostFunction { .. } | Self::HostFunctionSignature { .. } => ErrorKind::MissingHostFunction,
+            Self::UnknownFunction { .. } => ErrorKind::UnknownFunction,
+            Self::Signature { .. } => ErrorKind::TypeMismatch,
+            Self::Incompatible { .. } => ErrorKind::Incompatible,
+            Self::ArgumentTooLarge { .. } => ErrorKind::ArgumentTooLarge,
+            Self::Guest { .. } => ErrorKind::GuestError,
+            Self::Panic { .. } => ErrorKind::GuestPanic,
+            Self::Abort { .. } => ErrorKind::GuestAbort,
+            Self::Fault(_) => ErrorKind::Fault,
+            Self::ForbiddenPort { .. } => ErrorKind::ForbiddenPort,
+            Self::Halted => ErrorKind::Halted,
+            Self::ScratchExhausted { .. } => ErrorKind::ScratchExhausted,
+            Self::Message(_) | Self::Reach(_) | Self::Protocol(_) | Self::ReplyType { .. } => ErrorKind::Protocol,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Crashed(_) => ErrorKind::Crashed,
+            Self::NeedsRestore => ErrorKind::NeedsRestore,
+            Self::Unusable => ErrorKind::Unusable,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure: Box::new(failure),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.failure, f)
+    }
+}
+
+impl fmt::Debug for Error {
+    /// The whole chain, so that `fn main() -> Result<(), Error>` says what to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(self.failure.as_ref())
+    }
+}

@@ -1,0 +1,273 @@
+//! Host functions: closures that a guest may call.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use vellum_abi::function::{Signature, check_name};
+use vellum_abi::message::{ErrorCode, MAX_ERROR_TEXT_LEN_BYTES};
+use vellum_abi::value::ValueType;
+
+use crate::error::Failure;
+use crate::image::Function;
+use crate::value::{FromValue, Value};
+
+/// The host functions that sandboxes may call, by name. Cheap to clone; many sandboxes can share one set.
+///
+/// ```
+/// use vellum_sandbox::HostFunctions;
+///
+/// let host = HostFunctions::new()
+///     .with("host_add", |a: i32, b: i32| a + b)
+///     .with("host_read", |name: String| std::fs::read(&name).map_err(|error| error.to_string()));
+/// assert_eq!(host.names().collect::<Vec<_>>(), ["host_add", "host_read"]);
+/// ```
+///
+/// A closure takes up to six of `bool`, `i32`, `u32`, `i64`, `u64`, `f32`, `f64`, `String` and `Vec<u8>`, and returns one of
+/// them, `()`, or a `Result` of one with any error that can be displayed. What it is given comes from a hostile guest. A
+/// panic is caught and reported to the guest as an error.
+#[derive(Clone, Default)]
+pub struct HostFunctions {
+    functions: BTreeMap<String, Registered>,
+    /// The first mistake in building the set, reported when a sandbox is built.
+    mistake: Option<Mistake>,
+}
+
+#[derive(Clone)]
+struct Registered {
+    signature: Signature,
+    call: Arc<Erased>,
+}
+
+type Erased = dyn Fn(&dyn Incoming) -> Result<Result<Value, String>, Failure> + Send + Sync;
+
+#[derive(Clone, Debug)]
+enum Mistake {
+    Duplicate(String),
+    Name(String),
+}
+
+/// The arguments of a call, fetched one by one.
+pub(crate) trait Incoming {
+    /// The argument at a position; its type was checked before.
+    fn argument(&self, index: usize) -> Result<Value, Failure>;
+}
+
+impl HostFunctions {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a function. A name that is taken already, empty, longer than 128 bytes or not printable ASCII is reported when
+    /// a sandbox is built with the set.
+    #[must_use]
+    pub fn with<Args, F: HostFunction<Args>>(mut self, name: impl Into<String>, function: F) -> Self {
+        let name = name.into();
+        if check_name(name.as_bytes()).is_err() {
+            self.mistake.get_or_insert(Mistake::Name(name));
+            return self;
+        }
+        let registered = Registered {
+            signature: F::signature(),
+            call: Arc::new(move |incoming: &dyn Incoming| function.call(incoming)),
+        };
+        if self.functions.insert(name.clone(), registered).is_some() {
+            self.mistake.get_or_insert(Mistake::Duplicate(name));
+        }
+        self
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.functions.keys().map(String::as_str)
+    }
+
+    /// Finds what a guest imports, in the order of its import table.
+    pub(crate) fn resolve(&self, imports: &[Function]) -> Result<Resolved, Failure> {
+        match &self.mistake {
+            Some(Mistake::Duplicate(name)) => return Err(Failure::DuplicateHostFunction { name: name.clone() }),
+            Some(Mistake::Name(name)) => return Err(Failure::HostFunctionName { name: name.clone() }),
+            None => {}
+        }
+        let functions = imports.iter().map(|import| self.find(import)).collect::<Result<_, _>>()?;
+        Ok(Resolved { functions })
+    }
+
+    fn find(&self, import: &Function) -> Result<Registered, Failure> {
+        let name = import.name().to_owned();
+        let wanted = *import.signature();
+        let Some(registered) = self.functions.get(&name) else {
+            return Err(Failure::MissingHostFunction { name, wanted });
+        };
+        if registered.signature != wanted {
+            return Err(Failure::HostFunctionSignature {
+                name,
+                wanted,
+                given: registered.signature,
+            });
+        }
+        Ok(registered.clone())
+    }
+}
+
+impl fmt::Debug for HostFunctions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions = self.functions.iter().map(|(name, registered)| (name, registered.signature));
+        f.debug_map().entries(functions).finish()
+    }
+}
+
+/// Host functions by index of the guest's import table.
+pub(crate) struct Resolved {
+    functions: Vec<Registered>,
+}
+
+impl fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resolved({})", self.functions.len())
+    }
+}
+
+/// What a host function told the guest.
+pub(crate) type Answer = Result<Value, (ErrorCode, String)>;
+
+impl Resolved {
+    /// The signature of an import.
+    pub(crate) fn signature(&self, index: u32) -> Option<&Signature> {
+        Some(&self.functions.get(index as usize)?.signature)
+    }
+
+    /// Calls an import whose arguments have the right types. A panic ends here.
+    pub(crate) fn call(&self, index: u32, incoming: &dyn Incoming) -> Result<Answer, Failure> {
+        let Some(function) = self.functions.get(index as usize) else {
+            return Ok(Err((ErrorCode::UnknownFunction, format!("no host function {index}"))));
+        };
+        match catch_unwind(AssertUnwindSafe(|| (function.call)(incoming))) {
+            Ok(Ok(result)) => Ok(result.map_err(|text| (ErrorCode::FunctionFailed, bounded(text)))),
+            Ok(Err(failure)) => Err(failure),
+            Err(panic) => Ok(Err((ErrorCode::FunctionPanicked, panic_text(panic.as_ref())))),
+        }
+    }
+}
+
+/// Cuts a text to what a message may carry.
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_ERROR_TEXT_LEN_BYTES {
+        let end = (0..=MAX_ERROR_TEXT_LEN_BYTES).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    bounded(text.unwrap_or_else(|| "host function panicked".to_owned()))
+}
+
+/// A closure that can be a host function. Implemented for `Fn` of up to six arguments.
+pub trait HostFunction<Args>: Send + Sync + 'static {
+    /// Parameter and return types.
+    #[doc(hidden)]
+    fn signature() -> Signature;
+
+    /// Calls it.
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "implemented and called by this crate only")]
+    fn call(&self, incoming: &dyn Incoming) -> Result<Result<Value, String>, Failure>;
+}
+
+/// A type that a host function can return.
+pub trait HostResult {
+    /// The type that the guest sees.
+    const TYPE: ValueType;
+
+    /// The value, or the text of an error.
+    ///
+    /// # Errors
+    /// The error that the function returned, as text.
+    fn into_value(self) -> Result<Value, String>;
+}
+
+impl<T: HostResult, E: fmt::Display> HostResult for Result<T, E> {
+    const TYPE: ValueType = T::TYPE;
+
+    fn into_value(self) -> Result<Value, String> {
+        self.map_err(|error| error.to_string())?.into_value()
+    }
+}
+
+macro_rules! host_result {
+    ($($rust:ty => $variant:ident),* $(,)?) => {$(
+        impl HostResult for $rust {
+            const TYPE: ValueType = ValueType::$variant;
+
+            fn into_value(self) -> Result<Value, String> {
+                Ok(Value::$variant(self))
+            }
+        }
+    )*};
+}
+
+host_result! {
+    bool => Bool,
+    i32 => I32,
+    u32 => U32,
+    i64 => I64,
+    u64 => U64,
+    f32 => F32,
+    f64 => F64,
+    String => String,
+    Vec<u8> => Bytes,
+}
+
+impl HostResult for () {
+    const TYPE: ValueType = ValueType::Unit;
+
+    fn into_value(self) -> Result<Value, String> {
+        Ok(Value::Unit)
+    }
+}
+
+fn fetch<T: FromValue>(incoming: &dyn Incoming, index: usize) -> Result<T, Failure> {
+    T::from_value(incoming.argument(index)?).ok_or(Failure::Protocol("an argument changed its type"))
+}
+
+macro_rules! host_function {
+    ($($name:ident $index:tt),*) => {
+        impl<Function, Output, $($name),*> HostFunction<($($name,)*)> for Function
+        where
+            Function: Fn($($name),*) -> Output + Send + Sync + 'static,
+            Output: HostResult,
+            $($name: FromValue,)*
+        {
+            fn signature() -> Signature {
+                let types: &[ValueType] = &[$($name::TYPE),*];
+                // Six parameters are fewer than a signature may have.
+                Signature::new(types, Output::TYPE).unwrap_or_else(|| unreachable!("at most six parameters"))
+            }
+
+            #[expect(private_interfaces, reason = "implemented and called by this crate only")]
+            #[allow(unused_variables, reason = "a function without parameters fetches nothing")]
+            fn call(&self, incoming: &dyn Incoming) -> Result<Result<Value, String>, Failure> {
+                Ok(self($(fetch::<$name>(incoming, $index)?),*).into_value())
+            }
+        }
+    };
+}
+
+host_function!();
+host_function!(A 0);
+host_function!(A 0, B 1);
+host_function!(A 0, B 1, C 2);
+host_function!(A 0, B 1, C 2, D 3);
+host_function!(A 0, B 1, C 2, D 3, E 4);
+host_function!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+//! One micro-VM with its memories: what a sandbox runs, and what a restore puts back.
+
+mod dirty;
+mod guest_side;
+mod host_side;
+mod reach;
+
+use std::sync::Arc;
+
+use vellum_abi::peb::Peb;
+use vellum_backend::memory::OutOfBounds;
+use vellum_backend::state::{VcpuState, cr4};
+use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
+use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET};
+use zerocopy::IntoBytes;
+
+use crate::engine::{CowMode, Engine};
+use crate::error::Failure;
+use crate::machine::{self, ResumePage, monitor};
+use crate::memory::{FixedFrame, Geometry, GuestMemory, Layers, PAGE_LEN_BYTES};
+use crate::snapshot::SnapshotData;
+
+use guest_side::GuestSide;
+use host_side::HostSide;
+
+pub(crate) use reach::ReachError;
+
+/// How the vCPU stands towards the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It left by an idle exit of ring 3: only what ring 3 can reach has changed.
+    Cleanly,
+    /// It left in any other way, or not at all.
+    Uncleanly,
+}
+
+/// A VM, its memories, and the snapshot that it goes back to.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    // Dropped in this order: the VM must not outlive the memory that it maps.
+    vm: DebugVm,
+    memory: GuestMemory,
+    geometry: Arc<Geometry>,
+    base: Arc<SnapshotData>,
+    cow: CowState,
+    tables_used: u64,
+    resume: ResumePage,
+    state: VcpuState,
+    /// Bytes at the start of the input buffer that the host wrote since they were last zero.
+    input_used: u64,
+}
+
+/// What each engine of copy-on-write keeps.
+#[derive(Debug)]
+enum CowState {
+    Guest(GuestSide),
+    Host(HostSide),
+}
+
+struct DebugVm(Box<dyn Vm>);
+
+impl std::fmt::Debug for DebugVm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Vm")
+    }
+}
+
+impl Instance {
+    /// A new VM in the state of `snapshot`.
+    pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
+        let geometry = Geometry::new(
+            snapshot.sizes,
+            engine.cow_mode(),
+            snapshot.space.areas(),
+            snapshot.layers.pages(),
+        )?;
+        let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
+        let mut vm = engine.create_vm()?;
+        map_slots(vm.as_mut(), &memory, &geometry)?;
+        let cow = match geometry.cow {
+            CowMode::GuestSide => CowState::Guest(GuestSide::default()),
+            CowMode::HostSide => CowState::Host(HostSide::new(&geometry)),
+        };
+        let mut instance = Self {
+            vm: DebugVm(vm),
+            memory,
+            cow,
+            tables_used: 0,
+            resume: ResumePage::new(&snapshot.state, geometry.resume),
+            state: snapshot.state.clone(),
+            input_used: 0,
+            geometry: Arc::new(geometry),
+            base: snapshot.clone(),
+        };
+        instance.write_fixed_frames()?;
+        instance.load_over(snapshot, &Layers::default())?;
+        Ok(instance)
+    }
+
+    /// Whether [`load`](Self::load) can bring this VM to the state of `snapshot`.
+    pub(crate) fn can_load(&self, snapshot: &SnapshotData) -> bool {
+        snapshot.sizes == self.base.sizes
+            && snapshot.image.is_same(&self.base.image)
+            && snapshot.layers.pages() <= self.geometry.layer_pages
+    }
+
+    /// Brings the VM to the state of another snapshot of the same shape: maps its layers, rebuilds the page tables.
+    ///
+    /// After an error the VM is in no defined state.
+    pub(crate) fn load(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+        self.vm.0.settle()?;
+        let present = self.base.layers.clone();
+        self.load_over(snapshot, &present)
+    }
+
+    fn load_over(&mut self, snapshot: &Arc<SnapshotData>, present: &Layers) -> Result<(), Failure> {
+        self.vm.0.settle()?;
+        if let CowState::Host(host) = &mut self.cow {
+            host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+        }
+        self.memory
+            .map_layers(&snapshot.layers, present, self.geometry.cow)
+            .map_err(Failure::Memory)?;
+        self.rebuild_tables(snapshot)?;
+        if let CowState::Guest(guest) = &mut self.cow {
+            guest.start(&self.memory, &self.geometry, snapshot, self.tables_used)?;
+        }
+        self.write_bookkeeping(snapshot.generation)?;
+        self.wipe_buffers()?;
+        self.state = snapshot.state.clone();
+        self.state.special.cr3 = self.root().as_u64();
+        self.resume = ResumePage::new(&self.state, self.geometry.resume);
+        self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
+        self.state.restore(self.vm.0.as_mut())?;
+        self.base = snapshot.clone();
+        Ok(())
+    }
+
+    /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
+    pub(crate) fn restore(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        if leaving == Leaving::Uncleanly {
+            self.vm.0.settle()?;
+        }
+        match &mut self.cow {
+            CowState::Host(host) => {
+                host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &self.base.layers)?;
+            }
+            CowState::Guest(guest) => {
+                let edited = guest.restore(&self.memory, &self.geometry, leaving)?;
+                if edited {
+                    self.vm.0.publish_tables(used_tables(&self.geometry, self.tables_used)?)?;
+                }
+                // Another value of CR3 makes the processor forget translations; bit 3 has no meaning for its walk.
+                self.state.special.cr3 ^= CR3_PWT;
+            }
+        }
+        self.wipe_buffers()?;
+        self.write_seed()?;
+        self.restore_registers(leaving)
+    }
+
+    /// Ring 3 reaches only general and vector registers: the resume page and the shared registers page put both back without
+    /// a system call. After any other exit every group is written.
+    fn restore_registers(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let vm = self.vm.0.as_mut();
+        if leaving == Leaving::Uncleanly || !can_resume_in_ring_three(vm.capabilities(), &self.state) {
+            return Ok(self.state.restore(vm)?);
+        }
+        vm.set_state(StateGroup::Special, &self.state)?;
+        let general = std::mem::replace(&mut self.state.general, *self.resume.entry());
+        let result = vm.set_state(StateGroup::General, &self.state);
+        self.state.general = general;
+        Ok(result?)
+    }
+
+    /// Enters the guest until its next exit.
+    pub(crate) fn run(&mut self) -> Result<Exit, VmError> {
+        self.vm.0.run()
+    }
+
+    pub(crate) fn vm(&mut self) -> &mut dyn Vm {
+        self.vm.0.as_mut()
+    }
+
+    pub(crate) fn base(&self) -> &Arc<SnapshotData> {
+        &self.base
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Writes a message at the start of the input buffer.
+    pub(crate) fn write_input(&mut self, message: &[u8]) -> Result<(), OutOfBounds> {
+        self.input_used = self.input_used.max(message.len() as u64);
+        self.memory.write(self.geometry.plan.input().start(), message)
+    }
+
+    /// Copies bytes from the start of the output buffer.
+    pub(crate) fn read_output(&self, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        let offset = self.memory.scratch_offset(self.geometry.plan.output());
+        self.memory.scratch.read(offset, into)
+    }
+
+    /// Copies bytes from the bookkeeping page, `offset` below its end.
+    pub(crate) fn read_bookkeeping(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.memory.scratch.read(self.memory.scratch.len_bytes().saturating_sub(offset), into)
+    }
+
+    /// The port in DX, for an access that names none itself; after an exit that ends the call.
+    pub(crate) fn port_register(&mut self) -> u16 {
+        let mut state = VcpuState::default();
+        match self.vm.0.get_state(StateGroup::General, &mut state) {
+            Ok(()) => (state.general.rdx & 0xFFFF) as u16,
+            Err(_) => 0,
+        }
+    }
+
+    fn root(&self) -> Gpa {
+        self.geometry.tables.start()
+    }
+
+    fn rebuild_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
+        let start = self.memory.scratch_offset(self.geometry.tables);
+        self.memory.scratch.zero(start, self.tables_used * PAGE_SIZE)?;
+        let used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
+        let touched = used.max(self.tables_used);
+        self.tables_used = used;
+        Ok(self.vm.0.publish_tables(used_tables(&self.geometry, touched)?)?)
+    }
+
+    fn write_fixed_frames(&mut self) -> Result<(), Failure> {
+        let code = monitor::code();
+        if code.len() as u64 > monitor::MAX_CODE_LEN_BYTES {
+            return Err(Failure::Memory(std::io::ErrorKind::FileTooLarge.into()));
+        }
+        self.write_frame(FixedFrame::Monitor, code)?;
+        self.write_frame(FixedFrame::Machine, &machine::machine_page())?;
+        let peb = peb(&self.geometry);
+        self.write_frame(FixedFrame::Peb, peb.as_bytes())?;
+        self.write_seed()
+    }
+
+    /// A new seed for the guest's random numbers: two clones of a snapshot must not draw the same.
+    fn write_seed(&self) -> Result<(), Failure> {
+        let peb = self.geometry.fixed_frame(FixedFrame::Peb)?;
+        let offset = self.memory.scratch_offset(peb) + std::mem::offset_of!(Peb, seed) as u64;
+        Ok(self.memory.scratch.write_u64(offset, crate::seed::next())?)
+    }
+
+    fn write_frame(&self, frame: FixedFrame, bytes: &[u8]) -> Result<(), Failure> {
+        let range = self.geometry.fixed_frame(frame)?;
+        Ok(self.memory.write(range.start(), bytes)?)
+    }
+
+    fn write_bookkeeping(&self, generation: u64) -> Result<(), Failure> {
+        let scratch = &self.memory.scratch;
+        let top = scratch.len_bytes();
+        scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;
+        scratch.write_u64(top - SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET, generation)?;
+        Ok(())
+    }
+
+    /// Takes from the guest's sight what earlier calls left in the buffers.
+    fn wipe_buffers(&mut self) -> Result<(), Failure> {
+        let plan = &self.geometry.plan;
+        let scratch = &self.memory.scratch;
+        scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
+        scratch.zero(self.memory.scratch_offset(plan.output()), plan.output().len_bytes())?;
+        self.input_used = 0;
+        Ok(())
+    }
+
+    /// The pages that differ from the base snapshot, sorted by address, each with a copy of its content on request.
+    pub(crate) fn changed_pages(&mut self) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
+        match &mut self.cow {
+            CowState::Host(host) => {
+                host.changed(self.vm.0.as_mut(), &self.memory, &self.geometry, &self.base)
+            }
+            CowState::Guest(_) => guest_side::changed(&self.memory, &self.geometry, &self.base),
+        }
+    }
+
+    /// Copies the content of a changed page.
+    pub(crate) fn read_changed(&self, page: ChangedPage, into: &mut [u8; PAGE_LEN_BYTES]) -> Result<(), OutOfBounds> {
+        match page {
+            ChangedPage::Image(offset) => self.memory.image.read(offset, into),
+            ChangedPage::Scratch(offset) => self.memory.scratch.read(offset, into),
+        }
+    }
+}
+
+/// Where the content of a changed page lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangedPage {
+    /// At this offset of the image.
+    Image(u64),
+    /// At this offset of scratch.
+    Scratch(u64),
+}
+
+/// CR3.PWT: caching of the root table, which no modern memory type makes use of (Intel SDM volume 3, section 4.9.2).
+const CR3_PWT: u64 = 1 << 3;
+
+/// `xrstor` works in ring 3 where CR4.OSXSAVE is set, or where ring 3 runs under the host's own CR4.
+fn can_resume_in_ring_three(capabilities: &Capabilities, state: &VcpuState) -> bool {
+    state.special.cr4 & cr4::OSXSAVE != 0 || capabilities.ring_zero == RingZero::Emulated
+}
+
+fn used_tables(geometry: &Geometry, pages: u64) -> Result<GpaRange, Failure> {
+    let all = geometry.tables;
+    all.part(0, pages.max(1) * PAGE_SIZE)
+        .ok_or_else(|| Failure::Space(crate::memory::SpaceError::Overflow))
+}
+
+#[expect(unsafe_code, reason = "lends the sandbox's memories to its VM")]
+fn map_slots(vm: &mut dyn Vm, memory: &GuestMemory, geometry: &Geometry) -> Result<(), Failure> {
+    let image = match geometry.cow {
+        CowMode::GuestSide => Protection::ReadOnly,
+        CowMode::HostSide => Protection::TrackedWrite,
+    };
+    // SAFETY: `Instance` owns VM and memories and drops the VM first; no reference into the memories is ever formed
+    // (`HostMemory`).
+    unsafe {
+        vm.map(geometry.plan.image(), memory.image.hva(), image)?;
+        vm.map(geometry.plan.scratch(), memory.scratch.hva(), Protection::Write)?;
+    }
+    Ok(())
+}
+
+fn peb(geometry: &Geometry) -> Peb {
+    Peb {
+        input_ptr: geometry.io.input.start().as_u64(),
+        input_len_bytes: geometry.io.input.len_bytes(),
+        output_ptr: geometry.io.output.start().as_u64(),
+        output_len_bytes: geometry.io.output.len_bytes(),
+        heap_ptr: geometry.heap.start().as_u64(),
+        heap_len_bytes: geometry.heap.len_bytes(),
+        stack_top: geometry.stack.end().as_u64(),
+        stack_len_bytes: geometry.stack.len_bytes(),
+        log_level: vellum_abi::log::Level::Trace as u32,
+        ..Peb::empty()
+    }
+}

@@ -1,0 +1,80 @@
+//! Layers: the sealed memories that a snapshot is made of, each holding only what its parent did not.
+
+use std::io;
+use std::sync::Arc;
+
+use vellum_backend::{HostMemory, SealedMemory};
+use vellum_layout::PAGE_SIZE;
+
+/// One sealed memory, and a mapping of it from which dirtied pages are put back.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    sealed: SealedMemory,
+    pristine: HostMemory,
+}
+
+impl Layer {
+    /// A layer of `pages`, filled by `fill`.
+    pub(crate) fn create(
+        pages: u64,
+        fill: impl FnOnce(&HostMemory) -> Result<(), vellum_backend::memory::OutOfBounds>,
+    ) -> io::Result<Arc<Self>> {
+        let sealed = SealedMemory::create("vellum-layer", pages * PAGE_SIZE, fill)?;
+        let pristine = sealed.map()?;
+        Ok(Arc::new(Self { sealed, pristine }))
+    }
+
+    pub(crate) fn sealed(&self) -> &SealedMemory {
+        &self.sealed
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.sealed.len_bytes() / PAGE_SIZE
+    }
+}
+
+/// The layers of a snapshot, oldest first. Image pages are counted over all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Layers {
+    layers: Vec<Arc<Layer>>,
+}
+
+impl Layers {
+    pub(crate) fn new(base: Option<Arc<Layer>>) -> Self {
+        Self {
+            layers: base.into_iter().collect(),
+        }
+    }
+
+    /// The same layers with one more on top.
+    pub(crate) fn with(&self, layer: Arc<Layer>) -> Self {
+        let mut layers = self.layers.clone();
+        layers.push(layer);
+        Self { layers }
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.pages()).sum()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Each layer with its first image page.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Layer>)> {
+        self.layers.iter().scan(0, |first, layer| {
+            let this = *first;
+            *first += layer.pages();
+            Some((this, layer))
+        })
+    }
+
+    /// The unmodified content of an image page: a memory and the offset in it.
+    pub(crate) fn pristine(&self, image_page: u64) -> Option<(&HostMemory, u64)> {
+        let (first, layer) = self
+            .iter()
+            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))?;
+        Some((&layer.pristine, (image_page - first) * PAGE_SIZE))
+    }
+}

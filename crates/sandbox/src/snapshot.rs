@@ -1,0 +1,207 @@
+//! Snapshots: an immutable state of a sandbox, shared by every sandbox that is made from it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use vellum_backend::VcpuState;
+use vellum_backend::boot::{self, EntryPoint};
+use vellum_backend::cpuid::CpuModel;
+use vellum_layout::amd64::user;
+use vellum_layout::{Gpa, Gva, PAGE_SIZE};
+
+use crate::error::Failure;
+use crate::image::GuestImage;
+use crate::instance::{ChangedPage, Instance};
+use crate::machine::amd64_machine;
+use crate::memory::{Area, Backing, Extent, Extents, Layer, Layers, PAGE_LEN_BYTES, Sizes};
+use vellum_vmem::Attrs;
+
+/// Layers beyond which a snapshot is copied into one.
+const MAX_LAYERS: usize = 16;
+
+/// An immutable state of a sandbox: memory and registers. Cheap to clone; sandboxes that are made from it share its pages.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) data: Arc<SnapshotData>,
+}
+
+impl Snapshot {
+    /// How many snapshots lie between this one and the guest's image.
+    pub fn generation(&self) -> u64 {
+        self.data.generation
+    }
+
+    /// The image that the guest was loaded from.
+    pub fn image(&self) -> &GuestImage {
+        &self.data.image
+    }
+
+    /// Bytes of memory that this snapshot and those below it hold, shared by all sandboxes of it.
+    pub fn len_bytes(&self) -> u64 {
+        self.data.layers.pages() * PAGE_SIZE
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("generation", &self.data.generation)
+            .field("len_bytes", &self.len_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a snapshot is made of. The state before the first instruction of a guest is one, too.
+#[derive(Debug)]
+pub(crate) struct SnapshotData {
+    pub(crate) image: GuestImage,
+    pub(crate) sizes: Sizes,
+    pub(crate) layers: Layers,
+    pub(crate) space: Extents,
+    pub(crate) state: VcpuState,
+    pub(crate) generation: u64,
+}
+
+impl SnapshotData {
+    /// The state in which a guest boots.
+    pub(crate) fn boot(image: &GuestImage, sizes: Sizes, model: &CpuModel) -> Result<Self, Failure> {
+        let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+        let start = EntryPoint {
+            entry: image.entry(),
+            stack_top: stack.end(),
+            peb: user::IO_BASE,
+        };
+        // CR3 is filled in when the state is loaded: each sandbox has its root where its scratch begins.
+        let machine = amd64_machine(Gpa::literal(0), model);
+        Ok(Self {
+            image: image.clone(),
+            sizes,
+            layers: image.layers().clone(),
+            space: boot_space(image, sizes)?,
+            state: boot::amd64_user(&machine, &start),
+            generation: 0,
+        })
+    }
+}
+
+/// Segments from the image, heap and stack from zeroes.
+fn boot_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
+    let heap = user::heap(sizes.heap_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+    let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+    let data = Attrs::WRITE | Attrs::NO_EXECUTE;
+    let mut areas = vec![
+        Area {
+            range: heap,
+            rights: data,
+            backing: Backing::Zero { first_page: 0 },
+        },
+        Area {
+            range: stack,
+            rights: data,
+            backing: Backing::Zero {
+                first_page: heap.pages(),
+            },
+        },
+    ];
+    let mut extents = Vec::new();
+    for segment in image.segments() {
+        areas.push(Area {
+            range: segment.range,
+            rights: segment.rights,
+            backing: Backing::Image,
+        });
+        extents.push(Extent {
+            gva: segment.range.start(),
+            image_page: segment.first_page,
+            pages: segment.pages(),
+        });
+    }
+    Ok(Extents::new(areas, extents))
+}
+
+/// Takes the state of an instance: the pages that changed since its base become a new layer.
+pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> {
+    let state = VcpuState::save(instance.vm())?;
+    let base = instance.base().clone();
+    let changed = instance.changed_pages()?;
+    let (layers, space) = if base.layers.len() < MAX_LAYERS {
+        add_layer(instance, &base, &changed)?
+    } else {
+        flatten(instance, &base, &changed)?
+    };
+    Ok(SnapshotData {
+        image: base.image.clone(),
+        sizes: base.sizes,
+        layers,
+        space,
+        state,
+        generation: base.generation + 1,
+    })
+}
+
+type Changed = [(Gva, ChangedPage)];
+
+/// The base, and the changed pages on top.
+fn add_layer(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Result<(Layers, Extents), Failure> {
+    if changed.is_empty() {
+        return Ok((base.layers.clone(), base.space.clone()));
+    }
+    let layer = Layer::create(changed.len() as u64, |memory| {
+        let mut page = [0; PAGE_LEN_BYTES];
+        for (offset, (_, source)) in (0..).step_by(PAGE_LEN_BYTES).zip(changed) {
+            instance.read_changed(*source, &mut page)?;
+            memory.write(offset, &page)?;
+        }
+        Ok(())
+    })
+    .map_err(Failure::Memory)?;
+    let addresses: Vec<Gva> = changed.iter().map(|(gva, _)| *gva).collect();
+    let space = base.space.with_overlay(&addresses, base.layers.pages());
+    Ok((base.layers.with(layer), space))
+}
+
+/// Everything in one layer: what the base's extents hold, and the changed pages over it.
+fn flatten(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Result<(Layers, Extents), Failure> {
+    let addresses: Vec<Gva> = changed.iter().map(|(gva, _)| *gva).collect();
+    let merged = base.space.with_overlay(&addresses, base.layers.pages());
+    let pages = merged.extents().iter().map(|extent| extent.pages).sum();
+    let mut extents = Vec::with_capacity(merged.extents().len());
+    let layer = Layer::create(pages, |memory| {
+        let mut next = 0;
+        for extent in merged.extents() {
+            for page in extent.image_page..extent.image_page + extent.pages {
+                let target = (next + page - extent.image_page) * PAGE_SIZE;
+                copy_page(instance, base, changed, page, |bytes| memory.write(target, bytes))?;
+            }
+            extents.push(Extent {
+                image_page: next,
+                ..*extent
+            });
+            next += extent.pages;
+        }
+        Ok(())
+    })
+    .map_err(Failure::Memory)?;
+    let space = Extents::new(merged.areas().to_vec(), extents);
+    Ok((Layers::new(Some(layer)), space))
+}
+
+/// Reads one page of base and changed pages, numbered one after the other.
+fn copy_page(
+    instance: &Instance,
+    base: &SnapshotData,
+    changed: &Changed,
+    image_page: u64,
+    write: impl FnOnce(&[u8]) -> Result<(), vellum_backend::memory::OutOfBounds>,
+) -> Result<(), vellum_backend::memory::OutOfBounds> {
+    let mut bytes = [0; PAGE_LEN_BYTES];
+    if let Some((memory, offset)) = base.layers.pristine(image_page) {
+        memory.read(offset, &mut bytes)?;
+    } else {
+        let index = usize::try_from(image_page - base.layers.pages()).unwrap_or(usize::MAX);
+        if let Some((_, source)) = changed.get(index) {
+            instance.read_changed(*source, &mut bytes)?;
+        }
+    }
+    write(&bytes)
+}
