@@ -129,11 +129,10 @@ impl AttrChange {
 
     /// The rights that the change grants and a table with `table` attributes takes away again.
     pub(crate) const fn denied_by(self, table: Attrs) -> Attrs {
-        let allowed = Attrs::WRITE.union(Attrs::USER);
-        self.set.intersection(allowed).difference(table).union(
-            self.clear
-                .intersection(table)
-                .intersection(Attrs::NO_EXECUTE),
-        )
+        let granted = Attrs::WRITE.union(Attrs::USER).intersection(self.set);
+        let executable = Attrs::NO_EXECUTE.intersection(self.clear);
+        granted
+            .difference(table)
+            .union(executable.intersection(table))
     }
 }

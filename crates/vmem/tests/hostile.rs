@@ -556,6 +556,17 @@ fn shared_tables_hang_below_tables_made_for_them() {
     duty.ignore("nothing runs");
     let found = translate(&memory, Gpa::literal(ROOT), gva, FOUR).unwrap();
     assert_eq!(found.gpa, Gpa::literal(0x9000));
+    // Another page of that table is absent, but the table's place is taken.
+    let mut mapper = self::mapper(&mut memory, 2);
+    let result = mapper.share_table(
+        Gva::literal(0x7fff_ffe0_0000),
+        Level::L1,
+        Gpa::literal(ROOT),
+    );
+    let expected = ShareError::Occupied {
+        gva: Gva::literal(0x7fff_ffe0_0000),
+    };
+    assert_eq!(result, Err(expected));
 }
 
 #[test]

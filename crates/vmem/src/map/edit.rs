@@ -163,20 +163,10 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
         let below = level.below().ok_or(TableError::Changed { at })?;
         // Every level below a leaf has leaves: 4 KiB below 2 or 4 MiB, 2 MiB below 1 GiB.
         let size = self.format.leaf_size(below).unwrap_or(PageSize::Size4KiB);
-        let smaller = |offset_bytes: u64| {
-            let frame = leaf.frame.checked_add(offset_bytes).unwrap_or(leaf.frame);
-            self.encode(
-                below,
-                frame,
-                &Entry::Leaf(Leaf {
-                    frame,
-                    size,
-                    ..leaf
-                }),
-            )
-        };
-        let first_raw = smaller(0)?;
-        smaller(leaf.size.bytes() - size.bytes())?;
+        // The frame is aligned to the large size: when the first small one can be addressed, so can
+        // the rest.
+        let first = Entry::Leaf(Leaf { size, ..leaf });
+        let first_raw = self.encode(below, leaf.frame, &first)?;
         let table = self.new_table(below)?;
         let span = crate::format::Span {
             first: 0,
