@@ -11,6 +11,11 @@ use std::fmt::Write as _;
 /// The environment variable that names the file.
 pub(crate) const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
 
+/// The report in a line of a test's output, which is what follows the word `ENGINE`.
+pub(crate) fn printed_report(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("ENGINE ").map(str::trim)
+}
+
 /// The modes that a complete run covers: engine and copy-on-write mode.
 const EXPECTED: [(&str, &str); 2] = [("kvm", "guest"), ("kvm", "host")];
 
@@ -35,22 +40,23 @@ struct Outcome {
 }
 
 impl EngineReport {
-    /// Takes in a line of a test's standard output, which counts only after the word `ENGINE`.
-    pub(crate) fn add_output_line(&mut self, line: &str) {
-        if let Some(rest) = line.trim().strip_prefix("ENGINE ") {
-            self.add_line(rest);
-        }
-    }
-
-    /// Takes in the contents of the report file.
-    pub(crate) fn add_file(&mut self, contents: &str) {
-        for line in contents
+    /// Reads the report file and the lines that the tests printed. A suite may do both: a printed line that is in the
+    /// file, too, counts once.
+    pub(crate) fn new(file: &str, printed: &[String]) -> Self {
+        let mut report = Self::default();
+        let in_file: Vec<&str> = file
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
-        {
-            self.add_line(line);
+            .collect();
+        let only_printed = printed
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !in_file.contains(line));
+        for line in in_file.iter().copied().chain(only_printed) {
+            report.add_line(line);
         }
+        report
     }
 
     fn add_line(&mut self, line: &str) {
@@ -122,7 +128,10 @@ fn parse(line: &str) -> Option<(Key, Result<u64, String>)> {
     let text = |name: &str| fields.get(name).map(|value| (*value).to_owned());
     let key = Key {
         engine: text("engine")?,
-        cow: text("cow").unwrap_or_else(|| "-".into()),
+        cow: fields
+            .get("cow")
+            .map_or("-", |cow| cow.trim_end_matches("-side"))
+            .to_owned(),
         suite: text("suite")?,
     };
     match skipped {

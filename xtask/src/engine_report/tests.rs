@@ -1,9 +1,7 @@
 use super::*;
 
 fn report(contents: &str) -> EngineReport {
-    let mut report = EngineReport::default();
-    report.add_file(contents);
-    report
+    EngineReport::new(contents, &[])
 }
 
 #[test]
@@ -62,13 +60,19 @@ fn unreadable_lines_are_shown_not_dropped() {
 }
 
 #[test]
-fn output_lines_count_only_after_the_marker() {
-    let mut report = EngineReport::default();
-    report.add_output_line("engine=kvm cow=host suite=ignored tests=1");
-    report.add_output_line("ENGINE engine=kvm cow=host suite=kept tests=1");
-    let table = report.table(None);
-    assert!(
-        table.contains("kept") && !table.contains("ignored"),
-        "{table}"
-    );
+fn a_printed_line_counts_after_the_marker_and_only_once() {
+    assert_eq!(printed_report("engine=kvm suite=a tests=1"), None);
+    let line = printed_report(" ENGINE engine=kvm cow=host suite=a tests=1 ")
+        .unwrap()
+        .to_owned();
+    let other = "engine=kvm cow=host suite=b tests=2".to_owned();
+    let table = EngineReport::new(&line, &[line.clone(), other]).table(None);
+    assert!(table.contains("a                     1  ran"), "{table}");
+    assert!(table.contains("b                     2  ran"), "{table}");
+}
+
+#[test]
+fn a_mode_may_be_called_by_its_long_name() {
+    let table = report("engine=kvm cow=host-side suite=a tests=1").table(None);
+    assert!(table.contains("kvm      host     a"), "{table}");
 }

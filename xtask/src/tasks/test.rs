@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::engine_report::{EngineReport, REPORT_VARIABLE};
+use crate::engine_report::{EngineReport, REPORT_VARIABLE, printed_report};
 use crate::host::{GCC, Kvm, STRACE};
 use crate::process::{self, heading, progress};
 use crate::rules;
@@ -30,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     fs::write(&report_file, "")
         .with_context(|| format!("could not create {}", report_file.display()))?;
     let mut totals = Totals::default();
-    let mut engines = EngineReport::default();
+    let mut printed = Vec::new();
     // Doc tests of the libraries are part of this command.
     let mut command = workspace.cargo();
     command
@@ -38,11 +38,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         .env(REPORT_VARIABLE, &report_file);
     let passed = process::run_inspected(&mut command, |line| {
         totals.add_line(line);
-        engines.add_output_line(line);
+        printed.extend(printed_report(line).map(str::to_owned));
     })?;
-    engines.add_file(
-        &fs::read_to_string(&report_file).context("could not read the report of the VM tests")?,
-    );
+    let file =
+        fs::read_to_string(&report_file).context("could not read the report of the VM tests")?;
+    let engines = EngineReport::new(&file, &printed);
 
     heading("summary");
     print!("{}", engines.table(problem.as_deref()));
