@@ -89,14 +89,21 @@ pub trait Vm: Send {
     /// [`VmError::Hypervisor`].
     fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError>;
 
-    /// Tells the hypervisor that the host edited guest page tables that live in `tables`: nothing to do where the processor
-    /// walks the guest's tables itself, an invalidation where the hypervisor shadows them.
+    /// Tells the hypervisor that the host edited guest page tables, in any way and anywhere: nothing to do where the processor
+    /// walks the guest's tables itself, and a rebuilding of everything derived where the hypervisor shadows them.
     ///
     /// Translations that the vCPU itself cached are another matter: load another CR3 for that.
     ///
     /// # Errors
-    /// [`VmError::NotMapped`] when the range is not inside one mapped range; [`VmError::Hypervisor`].
-    fn publish_tables(&mut self, tables: GpaRange) -> Result<(), VmError>;
+    /// [`VmError::Hypervisor`].
+    fn publish_tables(&mut self) -> Result<(), VmError>;
+
+    /// The cheaper sibling of [`publish_tables`](Vm::publish_tables): tells the hypervisor that entries which pointed into
+    /// `targets` point elsewhere now, or nowhere.
+    ///
+    /// # Errors
+    /// [`VmError::NotMapped`] when the targets are not inside one writable mapped range; [`VmError::Hypervisor`].
+    fn publish_remap(&mut self, targets: GpaRange) -> Result<(), VmError>;
 }
 
 /// Makes a running vCPU return to its host, from another thread.

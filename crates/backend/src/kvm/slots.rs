@@ -49,6 +49,10 @@ impl Slots {
             .ok_or(VmError::NotMapped { range: gpa })
     }
 
+    pub(super) fn smallest(&self) -> Option<Slot> {
+        self.slots.iter().min_by_key(|slot| slot.gpa.len_bytes()).copied()
+    }
+
     pub(super) fn remove(&mut self, number: u32) {
         self.slots.retain(|slot| slot.number != number);
     }

@@ -366,11 +366,25 @@ impl Vm for KvmVm {
         Ok(())
     }
 
-    fn publish_tables(&mut self, tables: GpaRange) -> Result<(), VmError> {
-        let host = self.slots.host_of(tables)?;
+    /// KVM derives nothing from a slot's absence: taking one away drops the whole shadow (Linux
+    /// `arch/x86/kvm/mmu/mmu.c`, `kvm_mmu_zap_all_fast`). The smallest slot costs least.
+    fn publish_tables(&mut self) -> Result<(), VmError> {
+        if self.capabilities.mmu == Mmu::Nested {
+            return Ok(());
+        }
+        let Some(slot) = self.slots.smallest() else { return Ok(()) };
+        self.collect_ring();
+        self.set_slot(&slot, 0)?;
+        self.set_slot(&slot, slot.gpa.len_bytes())
+    }
+
+    /// The shadow's translations to a page are dropped when the host changes its own mapping of the page; the next access then
+    /// walks the guest's tables anew.
+    fn publish_remap(&mut self, targets: GpaRange) -> Result<(), VmError> {
+        let host = self.slots.host_of(targets)?;
         match self.capabilities.mmu {
             Mmu::Nested => Ok(()),
-            Mmu::Shadow => HostMemory::touch_protection(host, tables.len_bytes())
+            Mmu::Shadow => HostMemory::touch_protection(host, targets.len_bytes())
                 .map_err(|error| VmError::hypervisor("publishing page tables", error)),
         }
     }

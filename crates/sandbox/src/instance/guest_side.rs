@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use vellum_backend::Vm;
 use vellum_layout::{Gpa, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET};
 use vellum_vmem::{Budget, Format, Walker};
 
@@ -53,33 +54,37 @@ impl GuestSide {
         Ok(())
     }
 
-    /// Undoes the monitor's edits. Says whether there were any.
+    /// Undoes the monitor's edits.
     ///
     /// The log lies in the guest, out of ring 3's reach. Each entry is read once, and names a place, never a value: what is
     /// written back comes from the host's own copy. After an unclean exit the log is not trusted at all.
     pub(super) fn restore(
         &mut self,
+        vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
         leaving: Leaving,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         let frames = geometry.free_frames()?;
-        let used = allocated_frames(memory, geometry)?;
         if leaving == Leaving::Uncleanly {
-            let all = 0..self.pristine.len() as u64 * 8;
-            self.put_back(memory, geometry, all)?;
-        } else {
-            let log = memory.scratch_offset(geometry.frame_log()?);
-            for offset in (log..log + used * 8).step_by(8) {
-                let entry = memory.scratch.read_u64(offset)?;
-                // An entry of a table that was itself allocated since then vanishes with that table.
-                if let Some(at) = Gpa::new(entry).ok().and_then(|entry| geometry.tables.offset_of(entry)) {
-                    self.put_back(memory, geometry, at..at + 8)?;
-                }
+            self.put_back(memory, geometry, 0..self.pristine.len() as u64 * 8)?;
+            vm.publish_tables()?;
+            return set_allocator(memory, frames.start());
+        }
+        let used = allocated_frames(memory, geometry)?;
+        let Some(used_frames) = frames.part(0, used * PAGE_SIZE) else {
+            return Ok(());
+        };
+        let log = memory.scratch_offset(geometry.frame_log()?);
+        for offset in (log..log + used * 8).step_by(8) {
+            let entry = memory.scratch.read_u64(offset)?;
+            // An entry of a table that was itself allocated since then vanishes with that table.
+            if let Some(at) = Gpa::new(entry).ok().and_then(|entry| geometry.tables.offset_of(entry)) {
+                self.put_back(memory, geometry, at..at + 8)?;
             }
         }
-        set_allocator(memory, frames.start())?;
-        Ok(used > 0 || leaving == Leaving::Uncleanly)
+        vm.publish_remap(used_frames)?;
+        set_allocator(memory, frames.start())
     }
 
     fn put_back(&self, memory: &GuestMemory, geometry: &Geometry, tables: Range<u64>) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use vellum_abi::peb::Peb;
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
-use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET};
+use vellum_layout::{Gpa, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET};
 use zerocopy::IntoBytes;
 
 use crate::engine::{CowMode, Engine};
@@ -146,10 +146,7 @@ impl Instance {
                 host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &self.base.layers)?;
             }
             CowState::Guest(guest) => {
-                let edited = guest.restore(&self.memory, &self.geometry, leaving)?;
-                if edited {
-                    self.vm.0.publish_tables(used_tables(&self.geometry, self.tables_used)?)?;
-                }
+                guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, leaving)?;
                 // Another value of CR3 makes the processor forget translations; bit 3 has no meaning for its walk.
                 self.state.special.cr3 ^= CR3_PWT;
             }
@@ -223,10 +220,12 @@ impl Instance {
     fn rebuild_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
         let start = self.memory.scratch_offset(self.geometry.tables);
         self.memory.scratch.zero(start, self.tables_used * PAGE_SIZE)?;
-        let used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
-        let touched = used.max(self.tables_used);
-        self.tables_used = used;
-        Ok(self.vm.0.publish_tables(used_tables(&self.geometry, touched)?)?)
+        let is_first = self.tables_used == 0;
+        self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
+        if !is_first {
+            self.vm.0.publish_tables()?;
+        }
+        Ok(())
     }
 
     fn write_fixed_frames(&mut self) -> Result<(), Failure> {
@@ -305,12 +304,6 @@ const CR3_PWT: u64 = 1 << 3;
 /// `xrstor` works in ring 3 where CR4.OSXSAVE is set, or where ring 3 runs under the host's own CR4.
 fn can_resume_in_ring_three(capabilities: &Capabilities, state: &VcpuState) -> bool {
     state.special.cr4 & cr4::OSXSAVE != 0 || capabilities.ring_zero == RingZero::Emulated
-}
-
-fn used_tables(geometry: &Geometry, pages: u64) -> Result<GpaRange, Failure> {
-    let all = geometry.tables;
-    all.part(0, pages.max(1) * PAGE_SIZE)
-        .ok_or_else(|| Failure::Space(crate::memory::SpaceError::Overflow))
 }
 
 #[expect(unsafe_code, reason = "lends the sandbox's memories to its VM")]
