@@ -1,7 +1,7 @@
 //! Code that a Markdown page quotes from a source file is still in that file.
 //!
 //! A page writes `<!-- quoted from PATH -->` on the line before a code block. The block's lines must stand in the
-//! file in that order, indented alike or not; a line `// ..` in the block leaves something out.
+//! file in that order, broken and indented alike or not; a line `// ..` in the block leaves something out.
 
 use super::Violation;
 use super::source::Sources;
@@ -43,29 +43,25 @@ struct Quote<'a> {
 }
 
 impl Quote<'_> {
-    /// Whether each unbroken part of the quote stands in the text, one after the other.
+    /// Whether each unbroken part of the quote stands in the text, one after the other. White space does not count, so
+    /// that the formatter may break the lines of the source otherwise than the page does.
     fn is_in(&self, text: &str) -> bool {
-        let text: Vec<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
-        let mut rest = text.as_slice();
-        for part in self
-            .lines
-            .split(|line| *line == ELISION)
-            .filter(|part| !part.is_empty())
-        {
-            let Some(at) = rest.windows(part.len()).position(|window| window == part) else {
-                return false;
-            };
-            rest = &rest[at + part.len()..];
-        }
-        true
+        let text = without_white_space(text);
+        let mut rest = text.as_str();
+        self.lines.split(|line| *line == ELISION).all(|part| {
+            let part = without_white_space(&part.concat());
+            let found = rest.split_once(&part).map(|(_, after)| after);
+            rest = found.unwrap_or(rest);
+            found.is_some()
+        })
     }
 }
 
-/// The marked code blocks of a page. Blank lines do not count.
+fn without_white_space(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+/// The marked code blocks of a page.
 fn quotes<'a>(page: &'a str, text: &'a str) -> Vec<Quote<'a>> {
     let mut quotes = Vec::new();
     let mut lines = text.lines().enumerate();

@@ -26,6 +26,7 @@ fn a_quote_that_stands_in_the_file_passes() {
         "let a = 1;\n\n\nlet b = 2;",
         "let a = 1;\n// ..\nprint(a, b);",
         "// ..\n}",
+        "print(\n    a,\n    b\n);",
     ] {
         assert_eq!(violations_of("a/main.rs", block), [], "{block}");
     }
