@@ -12,6 +12,9 @@ use zerocopy::IntoBytes;
 
 use crate::gate::Gate;
 
+/// Bytes of the smallest page.
+const PAGE_LEN_BYTES: usize = 4096;
+
 /// The message buffers of this guest and the gate to its host.
 ///
 /// It holds addresses, not references: the host writes the input buffer during an exit, so a reference to a buffer may
@@ -71,10 +74,20 @@ impl<'g> Link<'g> {
 
     /// Has the host copy the external value of slot `slot` to `destination`.
     ///
+    /// Every page of the destination is touched first: the host writes only to pages that are private to this guest
+    /// already, and where the monitor copies pages that takes a write of the guest's own.
+    ///
     /// # Safety
     /// `destination` is valid for writes of `len_bytes` bytes and no reference to them exists. That the bytes are
     /// initialised afterwards rests on the host, which a guest has no choice but to trust.
     pub(crate) unsafe fn fill(&self, slot: u32, destination: *mut u8, len_bytes: usize) {
+        let touched = (0..len_bytes)
+            .step_by(PAGE_LEN_BYTES)
+            .chain(len_bytes.checked_sub(1));
+        for offset in touched {
+            // SAFETY: the caller allows writes to these bytes.
+            unsafe { destination.add(offset).write_volatile(0) };
+        }
         let request = FillRequest::new(
             slot,
             destination.expose_provenance() as u64,
