@@ -510,6 +510,13 @@ static uint32_t vellum_read_slot_(uint32_t index, uint32_t total, uint8_t type, 
         if (memory == NULL) {
             return VELLUM_TOO_LARGE;
         }
+        /* The host fills pages that are the guest's own already; a write makes them so. */
+        for (uint64_t at = 0; at < slot.len_bytes; at += 4096) {
+            *(volatile uint8_t *)(memory + at) = 0;
+        }
+        if (slot.len_bytes > 0) {
+            *(volatile uint8_t *)(memory + slot.len_bytes - 1) = 0;
+        }
         struct vellum_fill_request request = {(uint32_t)slot.bits, 0, (uint64_t)(uintptr_t)memory, slot.len_bytes};
         memcpy(vellum_state.output, &request, sizeof request);
         VELLUM_OUT_(VELLUM_PORT_FILL, 0);

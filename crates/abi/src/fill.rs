@@ -5,6 +5,9 @@
 //! output buffer and executes `out` to [`Port::Fill`](crate::port::Port::Fill). The host copies the bytes to the
 //! address and resumes the guest. A request names a slot of the host's *latest* message, and always asks for the
 //! whole value.
+//!
+//! Before it asks, the guest writes to every page of the destination. The host fills pages that are this guest's own
+//! and writable; a page that is still shared with a snapshot, or not there yet, becomes so by the guest's own write.
 
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -185,6 +185,22 @@ pub(crate) fn push(
     }
 }
 
+/// The value in slot `index` of a message of the host.
+#[inline]
+pub(crate) fn decode<T: GuestValue>(
+    message: &Message<'_>,
+    index: usize,
+    fetch: &Fetch<'_>,
+) -> Result<T, Failure> {
+    if let Some(value) = T::from_slot(message, index) {
+        return Ok(value);
+    }
+    let argument = message
+        .argument(index)
+        .map_err(|error| Failure::malformed(&error))?;
+    T::from_argument(argument, fetch)
+}
+
 impl Incoming<'_> {
     /// Refuses the call unless it has `count` arguments.
     ///
@@ -208,12 +224,9 @@ impl Incoming<'_> {
     /// It is of another type or malformed, or too large for the heap.
     #[inline]
     pub fn take<T: GuestValue>(&mut self) -> Result<T, Failure> {
-        let argument = self
-            .message
-            .argument(self.next)
-            .map_err(|error| Failure::malformed(&error))?;
+        let index = self.next;
         self.next += 1;
-        T::from_argument(argument, &self.fetch)
+        decode(&self.message, index, &self.fetch)
     }
 
     /// Ends the decoding. From here on the buffer that the arguments came in may be overwritten.

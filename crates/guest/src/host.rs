@@ -7,12 +7,12 @@ use alloc::string::String;
 use core::fmt;
 
 use vellum_abi::message::{
-    ErrorCode, Limits, Message, MessageKind, MessageWriter, Outcome, WriteError,
+    ErrorCode, Limits, Message, MessageError, MessageKind, MessageWriter, Outcome, WriteError,
 };
 use vellum_abi::port::Port;
 use vellum_abi::value::ValueRef;
 
-use crate::dispatch::{Failure, Fetch, push};
+use crate::dispatch::{Failure, Fetch, decode, push};
 use crate::link::Link;
 use crate::table::Import;
 use crate::value::GuestValue;
@@ -102,15 +102,22 @@ pub fn call_host_on<T: GuestValue>(
             text,
         });
     }
-    match message
-        .outcome()
-        .map_err(|error| Failure::malformed(&error))?
-    {
-        Outcome::Value(argument) => Ok(T::from_argument(argument, &Fetch::new(link))?),
-        Outcome::Failed { code, text } => Err(HostError {
+    if message.error().is_none() {
+        return Ok(decode(&message, 0, &Fetch::new(link))?);
+    }
+    Err(refusal(&message))
+}
+
+/// The error that a reply carries.
+#[cold]
+fn refusal(message: &Message<'_>) -> HostError {
+    match message.outcome() {
+        Ok(Outcome::Failed { code, text }) => HostError {
             code,
             text: text.into(),
-        }),
+        },
+        Ok(Outcome::Value(_)) => Failure::malformed(&MessageError::ErrorText).into(),
+        Err(error) => Failure::malformed(&error).into(),
     }
 }
 

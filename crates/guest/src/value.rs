@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Display};
 
-use vellum_abi::message::{Argument, ErrorCode};
+use vellum_abi::message::{Argument, ErrorCode, Message};
 use vellum_abi::value::{ValueRef, ValueType};
 
 use crate::dispatch::{Failure, Fetch};
@@ -21,6 +21,13 @@ pub trait GuestValue: Sized {
     /// The value of an argument of this type.
     #[doc(hidden)]
     fn from_argument(argument: Argument<'_>, fetch: &Fetch<'_>) -> Result<Self, Failure>;
+
+    /// The value of a slot, if it is a sound slot of this type and the type is of fixed size: the short way.
+    #[doc(hidden)]
+    #[inline]
+    fn from_slot(_message: &Message<'_>, _index: usize) -> Option<Self> {
+        None
+    }
 
     /// The value on its way out.
     #[doc(hidden)]
@@ -130,11 +137,19 @@ macro_rules! scalar {
         impl GuestValue for $rust {
             const TYPE: ValueType = ValueType::$variant;
 
-            #[inline]
+            #[cold]
             fn from_argument(argument: Argument<'_>, _: &Fetch<'_>) -> Result<Self, Failure> {
                 match argument {
                     Argument::Value(ValueRef::$variant(value)) => Ok(value),
                     other => Err(Failure::wrong_type(Self::TYPE, other.value_type())),
+                }
+            }
+
+            #[inline]
+            fn from_slot(message: &Message<'_>, index: usize) -> Option<Self> {
+                match message.scalar(index, Self::TYPE) {
+                    Some(ValueRef::$variant(value)) => Some(value),
+                    _ => None,
                 }
             }
 

@@ -441,3 +441,30 @@ fn the_c_guest_refuses_wrong_calls_and_lives_on() {
         Reply::Panicked(message.into())
     );
 }
+
+/// Not a measurement: the toolchain is pinned, so the counts change only when the code does. A call must stay a small
+/// part of the exit that carries it, which costs the machine about 3000 instructions.
+#[test]
+fn a_call_costs_few_instructions_in_the_guest() {
+    let mut host = Host::start(rust_user());
+    // The first allocation claims the heap.
+    host.call("greet", &[text("warm")]);
+    let cases: [(&str, Vec<Owned>, u64); 5] = [
+        ("null", vec![], 200),
+        ("echo_i32", vec![Owned::I32(7)], 250),
+        ("add", vec![Owned::I32(7), Owned::I32(8)], 300),
+        ("call_host_add", vec![Owned::I32(7), Owned::I32(8)], 550),
+        (
+            "echo_string",
+            vec![text("some text of moderate length")],
+            1000,
+        ),
+    ];
+    for (function, arguments, limit) in cases {
+        let count = host.count(function, &arguments);
+        assert!(
+            count <= limit,
+            "{function} took {count} instructions, at most {limit} are expected"
+        );
+    }
+}

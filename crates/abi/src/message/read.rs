@@ -339,6 +339,12 @@ impl<'a> Message<'a> {
         self.slot_count
     }
 
+    /// Why there is no value, if this is an error reply; [`outcome`](Self::outcome) has the text, too.
+    #[must_use]
+    pub const fn error(&self) -> Option<ErrorCode> {
+        self.error
+    }
+
     /// Length of the message.
     #[must_use]
     pub const fn len_bytes(&self) -> usize {
@@ -351,44 +357,23 @@ impl<'a> Message<'a> {
     /// There is no such slot, or it breaks a rule of the [module documentation](super).
     #[inline]
     pub fn argument(&self, index: usize) -> Result<Argument<'a>, MessageError> {
-        let slot = self.slot(index)?;
-        let value_type = ValueType::try_from(slot.ty).map_err(|_| MessageError::UnknownType {
-            slot: index,
-            code: slot.ty,
-        })?;
-        if slot.flags & !FLAG_EXTERNAL != 0 || slot.reserved != 0 {
-            return Err(MessageError::SlotFlags {
-                slot: index,
-                flags: slot.flags,
-                reserved: slot.reserved,
-            });
+        let slot = self.slot(index).ok_or(MessageError::NoSlot(index))?;
+        let value_type = ValueType::try_from(slot.ty).map_err(|_| unknown_type(index, &slot))?;
+        if let Some(value) = scalar(&slot, value_type) {
+            return Ok(Argument::Value(value));
         }
-        let scalar = MessageError::Scalar {
-            slot: index,
-            value_type,
-            bits: slot.bits,
-            len_bytes: slot.len_bytes,
-        };
-        if !value_type.is_variable() {
-            if slot.flags != 0 || slot.len_bytes != 0 {
-                return Err(scalar);
-            }
-            return ValueRef::from_scalar_bits(value_type, slot.bits)
-                .map(Argument::Value)
-                .ok_or(scalar);
-        }
-        if slot.flags == FLAG_EXTERNAL {
-            return self
-                .external(index, &slot, value_type)
-                .map(Argument::External);
-        }
-        let bytes = self.payload(index, &slot)?;
-        Ok(Argument::Value(match value_type {
-            ValueType::String => ValueRef::String(
-                core::str::from_utf8(bytes).map_err(|_| MessageError::NotUtf8(index))?,
-            ),
-            _ => ValueRef::Bytes(bytes),
-        }))
+        self.variable(index, &slot, value_type)
+    }
+
+    /// The value in slot `index`, if that is a sound slot of fixed-size type `ty`. Where this is `None`,
+    /// [`argument`](Self::argument) says what is there instead; where the type is known beforehand, this is the
+    /// shorter way.
+    #[must_use]
+    #[inline]
+    pub fn scalar(&self, index: usize, ty: ValueType) -> Option<ValueRef<'static>> {
+        self.slot(index)
+            .filter(|slot| slot.ty == ty.code())
+            .and_then(|slot| scalar(&slot, ty))
     }
 
     /// All slots in order.
@@ -421,17 +406,41 @@ impl<'a> Message<'a> {
         }
     }
 
-    fn slot(&self, index: usize) -> Result<Slot, MessageError> {
+    #[inline]
+    fn slot(&self, index: usize) -> Option<Slot> {
         if index >= self.slot_count {
-            return Err(MessageError::NoSlot(index));
+            return None;
         }
-        let bytes = self
-            .bytes
-            .get(slot_offset(index)..)
-            .ok_or(MessageError::NoSlot(index))?;
-        Slot::read_from_prefix(bytes)
-            .map(|(slot, _)| slot)
-            .map_err(|_| MessageError::NoSlot(index))
+        let bytes = self.bytes.get(slot_offset(index)..slot_offset(index + 1))?;
+        Slot::read_from_bytes(bytes).ok()
+    }
+
+    /// A string or bytes, or what is wrong with a slot that is not a sound scalar either.
+    fn variable(
+        &self,
+        index: usize,
+        slot: &Slot,
+        value_type: ValueType,
+    ) -> Result<Argument<'a>, MessageError> {
+        if slot.flags & !FLAG_EXTERNAL != 0 || slot.reserved != 0 {
+            return Err(slot_flags(index, slot));
+        }
+        if !value_type.is_variable() {
+            return Err(bad_scalar(index, slot, value_type));
+        }
+        if slot.flags == FLAG_EXTERNAL {
+            return self
+                .external(index, slot, value_type)
+                .map(Argument::External);
+        }
+        let bytes = self.payload(index, slot)?;
+        Ok(Argument::Value(match value_type {
+            ValueType::String => {
+                let text = core::str::from_utf8(bytes).map_err(|_| MessageError::NotUtf8(index))?;
+                ValueRef::String(text)
+            }
+            _ => ValueRef::Bytes(bytes),
+        }))
     }
 
     fn payload(&self, index: usize, slot: &Slot) -> Result<&'a [u8], MessageError> {
@@ -480,6 +489,42 @@ impl<'a> Message<'a> {
             len_bytes: slot.len_bytes,
             place,
         })
+    }
+}
+
+/// The value of a slot that is known to be of type `ty`, if the type is of fixed size and the slot sound.
+#[inline]
+fn scalar(slot: &Slot, ty: ValueType) -> Option<ValueRef<'static>> {
+    if slot.flags != 0 || slot.reserved != 0 || slot.len_bytes != 0 {
+        return None;
+    }
+    ValueRef::from_scalar_bits(ty, slot.bits)
+}
+
+#[cold]
+const fn unknown_type(index: usize, slot: &Slot) -> MessageError {
+    MessageError::UnknownType {
+        slot: index,
+        code: slot.ty,
+    }
+}
+
+#[cold]
+const fn slot_flags(index: usize, slot: &Slot) -> MessageError {
+    MessageError::SlotFlags {
+        slot: index,
+        flags: slot.flags,
+        reserved: slot.reserved,
+    }
+}
+
+#[cold]
+const fn bad_scalar(index: usize, slot: &Slot, value_type: ValueType) -> MessageError {
+    MessageError::Scalar {
+        slot: index,
+        value_type,
+        bits: slot.bits,
+        len_bytes: slot.len_bytes,
     }
 }
 

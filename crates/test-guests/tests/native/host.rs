@@ -148,6 +148,31 @@ impl Host {
         }
     }
 
+    /// Calls a function and counts the guest's instructions, exits to the host included.
+    pub(crate) fn count(&mut self, function: &str, arguments: &[Owned]) -> u64 {
+        let index = self
+            .functions
+            .iter()
+            .position(|name| name == function)
+            .expect("exported");
+        let message = self.message(
+            MessageKind::Call,
+            u32::try_from(index).expect("small"),
+            arguments,
+        );
+        self.machine.write(INPUT, &message);
+        let mut total = 0;
+        loop {
+            let (stop, count) = self.machine.run_counting();
+            total += count;
+            match stop {
+                Stop::Port(Port::Idle, IDLE_REPLY) => return total,
+                Stop::Port(Port::HostCall, 0) => self.host_call(),
+                other => panic!("the guest stopped with {other:?}"),
+            }
+        }
+    }
+
     fn output(&self) -> Vec<u8> {
         self.machine
             .read(OUTPUT, usize::try_from(BUFFER_LEN_BYTES).expect("small"))

@@ -107,7 +107,24 @@ impl Machine {
     /// Runs until the guest leaves, and steps over the `out` that it left by.
     pub(crate) fn run(&self) -> Stop {
         ptrace(libc::PTRACE_CONT, self.child, std::ptr::null_mut()).expect("the child is stopped");
-        let signal = self.wait().expect("the child is ours");
+        self.stop(self.wait().expect("the child is ours"))
+    }
+
+    /// As [`run`](Self::run), one instruction at a time; also returns how many were executed, the `out` included.
+    pub(crate) fn run_counting(&self) -> (Stop, u64) {
+        let mut count = 0;
+        loop {
+            ptrace(libc::PTRACE_SINGLESTEP, self.child, std::ptr::null_mut())
+                .expect("the child is stopped");
+            count += 1;
+            let signal = self.wait().expect("the child is ours");
+            if signal != libc::SIGTRAP {
+                return (self.stop(signal), count);
+            }
+        }
+    }
+
+    fn stop(&self, signal: i32) -> Stop {
         let mut registers = self.registers();
         if signal == libc::SIGSEGV
             && let Some((port, len_bytes)) = self.out_at(&registers)
