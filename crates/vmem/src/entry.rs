@@ -11,7 +11,7 @@ use crate::format::{Format, Level, Mode};
 /// same raw value, and the other way round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// Not present. The processor ignores every other bit (Intel SDM vol. 3A, section 4.5.4), so
+    /// Not present. The processor ignores every other bit (Intel SDM vol. 3A, section 5.5.4), so
     /// they are free for software.
     Absent {
         /// The raw value; bit 0 is clear.
@@ -118,7 +118,7 @@ const LOW_ATTRS: Attrs = Attrs::from_bits_truncate(0xf7e);
 const HIGH_ATTRS: Attrs = Attrs::AVAILABLE_HIGH.union(Attrs::PROTECTION_KEY);
 
 /// PSE-36: bits 13 to 20 of a 4 MiB leaf are bits 32 to 39 of the frame address (Intel SDM
-/// vol. 3A, table 4-4).
+/// vol. 3A, table 5-4).
 const PSE36_BITS: u64 = 0xff << 13;
 /// Distance from the PSE-36 bits to the address bits they stand for.
 const PSE36_SHIFT: u32 = 19;
@@ -318,7 +318,7 @@ impl Format {
         }
     }
 
-    /// Intel SDM vol. 3A, tables 4-15 to 4-20; AMD APM vol. 2, section 5.3.
+    /// Intel SDM vol. 3A, tables 5-15 to 5-20; AMD APM vol. 2, section 5.3.
     const fn four_level_shape(self, level: Level, size: Option<PageSize>) -> Shape {
         let always = self.reserved_everywhere();
         let table_attrs = self.leaf_attrs().difference(Attrs::PAT);
@@ -345,7 +345,7 @@ impl Format {
         }
     }
 
-    /// Intel SDM vol. 3A, tables 4-4 to 4-6.
+    /// Intel SDM vol. 3A, tables 5-4 to 5-6.
     const fn two_level_shape(self, size: Option<PageSize>) -> Shape {
         match size {
             Some(PageSize::Size4KiB) => Shape {

@@ -150,7 +150,7 @@ const fn mask(bits: u32) -> u64 {
 
 impl Format {
     /// amd64 4-level paging with EFER.NXE set, 1 GiB pages and 52-bit physical addresses
-    /// (Intel SDM vol. 3A, section 4.5).
+    /// (Intel SDM vol. 3A, section 5.5).
     pub const FOUR_LEVEL: Self = Self {
         mode: Mode::FourLevel,
         physical_mask: mask(52),
@@ -159,7 +159,7 @@ impl Format {
     };
 
     /// i686 2-level paging with CR4.PSE clear, as paged guests boot: 4 KiB pages only
-    /// (Intel SDM vol. 3A, section 4.3). The processor ignores bit 7 of a page-directory entry
+    /// (Intel SDM vol. 3A, section 5.3). The processor ignores bit 7 of a page-directory entry
     /// in this mode; the codec refuses such an entry, so that no large page is ever read as a table.
     pub const TWO_LEVEL: Self = Self {
         mode: Mode::TwoLevel,

@@ -23,6 +23,12 @@
 //! translation reads one entry a level; a walk has a budget of tables and leaves, notices tables that
 //! contain themselves, and reads each entry once. Nothing panics.
 //!
+//! # Sources
+//!
+//! Comments cite the Intel SDM (Software Developer's Manual, volume 3A, in the numbering of 2025,
+//! where paging is chapter 5; it was chapter 4 before) and the AMD APM (Architecture Programmer's
+//! Manual, volume 2). Where the two vendors differ, the codec refuses what one of them refuses.
+//!
 //! # Example
 //!
 //! ```
@@ -58,9 +64,6 @@
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
-
-#[cfg(test)]
-extern crate alloc;
 
 pub use attrs::{AttrChange, Attrs};
 pub use entry::{DecodeError, EncodeError, Entry, Leaf};

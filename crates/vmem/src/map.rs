@@ -231,7 +231,7 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
     /// A page that is small enough is left alone ([`Change::Unchanged`]).
     ///
     /// A processor may hold the large and the small translation at the same time until it is
-    /// flushed; both say the same (Intel SDM vol. 3A, section 4.10.2.3, asks for the flush before the
+    /// flushed; both say the same (Intel SDM vol. 3A, section 5.10.2, asks for the flush before the
     /// small ones are changed).
     ///
     /// # Errors

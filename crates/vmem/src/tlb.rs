@@ -23,13 +23,13 @@ pub enum Change {
     /// Every translation is what it was, and no entry was touched.
     Unchanged,
     /// Only absent entries were filled. A processor caches no absent translation (Intel SDM
-    /// vol. 3A, section 4.10.2.3), so with hardware paging nothing is stale; a hypervisor with shadow
+    /// vol. 3A, section 5.10.2), so with hardware paging nothing is stale; a hypervisor with shadow
     /// page tables may still need to be told.
     Added,
     /// Present entries were changed; none of them was global.
     Changed,
     /// Present entries were changed, global ones among them: a reload of CR3 does not remove these
-    /// (Intel SDM vol. 3A, section 4.10.4.1), `invlpg` does.
+    /// (Intel SDM vol. 3A, section 5.10.4.1), `invlpg` does.
     ChangedGlobal,
 }
 

@@ -1,5 +1,7 @@
 //! The codec against a second reading of the manuals, over every combination of control bits.
 
+extern crate alloc;
+
 use super::*;
 
 /// What a raw entry means, written down from the tables of the manuals without the codec's helpers.

@@ -1,5 +1,7 @@
 //! Geometry of the formats, control registers, roots.
 
+extern crate alloc;
+
 use alloc::vec::Vec;
 
 use super::*;

@@ -1,5 +1,7 @@
 //! The duty token.
 
+extern crate alloc;
+
 use alloc::vec::Vec;
 
 use super::*;

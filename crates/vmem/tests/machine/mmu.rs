@@ -1,5 +1,5 @@
-//! The software MMU: what a processor does with tables, from the Intel SDM vol. 3A, chapter 4
-//! (2-level paging: section 4.3; 4-level paging: section 4.5).
+//! The software MMU: what a processor does with tables, from the Intel SDM vol. 3A, chapter 5
+//! (2-level paging: section 5.3; 4-level paging: section 5.5).
 //!
 //! It accumulates raw entries with AND and OR, and looks at rights only at the end.
 
