@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the guests are made of, from the repository's root.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "Cargo.toml",
     "rust-toolchain.toml",
     "crates/abi",
@@ -17,6 +17,8 @@ const SOURCES: [&str; 12] = [
     "crates/layout/src",
     "crates/layout/build.rs",
     "crates/layout/Cargo.toml",
+    "crates/vmem/src",
+    "crates/vmem/Cargo.toml",
     "guests/.cargo",
     "guests/Cargo.toml",
     "guests/c-user",

@@ -442,6 +442,18 @@ fn the_c_guest_refuses_wrong_calls_and_lives_on() {
     );
 }
 
+#[test]
+fn a_guest_can_build_and_read_page_tables() {
+    let mut host = Host::start(rust_user());
+    let reply = host.call("translate_in_own_tables", &[Owned::U64(0x4000_1234)]);
+    assert_eq!(reply, Reply::Value(Owned::U64(0x20_1234)));
+    let outside = host.call("translate_in_own_tables", &[Owned::U64(0x5000_0000)]);
+    assert!(
+        matches!(outside, Reply::Failed(ErrorCode::FunctionFailed, _)),
+        "{outside:?}"
+    );
+}
+
 /// Not a measurement: the toolchain is pinned, so the counts change only when the code does. A call must stay a small
 /// part of the exit that carries it, which costs the machine about 3000 instructions.
 #[test]
