@@ -72,6 +72,10 @@ const _: () = {
     assert!(core::mem::offset_of!(FaultRecord, rip) == 24);
     assert!(core::mem::offset_of!(FaultRecord, ss) == 56);
     assert!(core::mem::offset_of!(FaultRecord, reason) == 64);
+    assert!(
+        FaultRecord::LEN_BYTES as u64 <= vellum_layout::FAULT_RECORD_MAX_LEN_BYTES,
+        "the record fits its place in the bookkeeping page"
+    );
 };
 
 #[cfg(test)]

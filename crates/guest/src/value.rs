@@ -10,6 +10,26 @@ use vellum_abi::value::{ValueRef, ValueType};
 use crate::dispatch::{Failure, Fetch};
 
 /// A type of a parameter of a guest function, or of what a host function returns.
+///
+/// ```
+/// # use vellum_guest::guest_function;
+/// #[guest_function]
+/// fn scale(value: u64, text: &str) -> Result<u64, core::num::ParseIntError> {
+///     Ok(value * text.parse::<u64>()?)
+/// }
+/// # fn main() {}
+/// ```
+///
+/// Other types do not compile:
+///
+/// ```compile_fail,E0277
+/// # use vellum_guest::guest_function;
+/// #[guest_function]
+/// fn scale(value: u8, text: &str) -> u64 {
+///     0
+/// }
+/// # fn main() {}
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross between guest and host",
     note = "possible are bool, i32, u32, i64, u64, f32, f64, String, Vec<u8>, (), and as parameters &str and &[u8]"

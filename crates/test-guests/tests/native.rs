@@ -10,6 +10,7 @@ use native::machine::{BUFFER_LEN_BYTES, HEAP_LEN_BYTES, tables};
 use vellum_abi::function::FunctionEntry;
 use vellum_abi::message::ErrorCode;
 use vellum_abi::note::GuestNote;
+use vellum_abi::port::ABORT_NESTED_PANIC;
 use vellum_layout::GuestKind;
 use vellum_test_guests::{c_user, rust_user};
 
@@ -259,6 +260,31 @@ fn log_records_arrive_up_to_the_level() {
 }
 
 #[test]
+fn formatting_a_log_record_cannot_use_the_buffer_it_is_written_to() {
+    let mut host = Host::start(rust_user());
+    host.call("log_reentrant", &[]);
+    let text =
+        "3 value: host call: call not possible now: called while a log record is being formatted";
+    assert_eq!(host.logs, [text]);
+    // Afterwards both work again.
+    host.call("log_lines", &[Owned::U32(1)]);
+    assert_eq!(host.logs.len(), 2);
+    assert_eq!(
+        host.call("call_host_add_loop", &[Owned::U32(1)]),
+        Reply::Value(Owned::I32(1))
+    );
+}
+
+#[test]
+fn the_function_given_to_entry_runs_before_the_first_call() {
+    let mut host = Host::start(rust_user());
+    assert_eq!(
+        host.call("is_initialised", &[]),
+        Reply::Value(Owned::Bool(true))
+    );
+}
+
+#[test]
 fn misbehaviour_ends_in_its_own_way() {
     let panic = |message: &str| Reply::Panicked(message.into());
     let overflow = [Owned::I32(i32::MIN), Owned::I32(-1)];
@@ -269,6 +295,7 @@ fn misbehaviour_ends_in_its_own_way() {
             vec![text(&"x".repeat(20_000))],
             panic(&"x".repeat(PANIC_LEN)),
         ),
+        ("panic_in_panic", vec![], Reply::Aborted(ABORT_NESTED_PANIC)),
         ("do_abort", vec![Owned::U32(77)], Reply::Aborted(77)),
         ("invalid_opcode", vec![], Reply::Signal(libc::SIGILL)),
         ("int3", vec![], Reply::Signal(libc::SIGTRAP)),

@@ -2,6 +2,7 @@
 
 use core::alloc::Layout;
 use core::arch::asm;
+use core::fmt;
 use core::hint::black_box;
 
 use alloc::string::String;
@@ -18,6 +19,20 @@ pub(crate) fn length(value: u64) -> usize {
 #[guest_function]
 fn do_panic(text: &str) {
     panic!("{text}");
+}
+
+/// Panics with a message that panics.
+#[guest_function]
+fn panic_in_panic() {
+    struct Panicking;
+
+    impl fmt::Display for Panicking {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("again");
+        }
+    }
+
+    panic!("{Panicking}");
 }
 
 #[guest_function]

@@ -2,8 +2,9 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
-use vellum_guest::{HostError, guest_function, host_functions};
+use vellum_guest::{HostError, guest_function, host_functions, log};
 
 #[host_functions]
 extern "host" {
@@ -45,4 +46,23 @@ fn host_error_text() -> String {
 #[guest_function]
 fn pass_host_error(text: &str) -> Result<(), HostError> {
     host_fail(text)
+}
+
+/// A value whose `Display` uses the host while it is being written into the output buffer.
+struct Reentrant;
+
+impl fmt::Display for Reentrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        log::info!("this record is dropped");
+        match host_add(1, 2) {
+            Ok(sum) => write!(f, "{sum}"),
+            Err(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// Logs a value that logs and calls the host while it is formatted.
+#[guest_function]
+fn log_reentrant() {
+    log::info!("value: {Reentrant}");
 }

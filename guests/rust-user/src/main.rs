@@ -16,7 +16,7 @@ mod paging;
 mod ports;
 mod registers;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc::format;
 use alloc::string::String;
@@ -24,9 +24,22 @@ use alloc::vec::Vec;
 
 use vellum_guest::{GuestError, guest_function, log};
 
-vellum_guest::entry!();
+vellum_guest::entry!(initialise);
+
+/// Set before the guest's first idling.
+static IS_INITIALISED: AtomicBool = AtomicBool::new(false);
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+fn initialise() {
+    IS_INITIALISED.store(true, Ordering::Relaxed);
+}
+
+/// Whether the function given to `entry!` has run.
+#[guest_function]
+fn is_initialised() -> bool {
+    IS_INITIALISED.load(Ordering::Relaxed)
+}
 
 /// Does nothing; the cheapest call there is.
 #[guest_function]
