@@ -23,19 +23,27 @@ pub use error::{
 ///
 /// The promises:
 ///
-/// * Each operation validates all of its input and all entries concerned before its first write. When it returns
-///   an error other than [`TableError::Changed`], or a [`TableError::Store`] for a *write* that the
-///   store refuses where it allowed a read, no translation has changed; tables made on the way stay linked, empty
-///   or equal in effect to the leaf that they replace, and serve the next attempt.
+/// * Each operation validates all of its input and all entries concerned before its first write.
+///   When it fails, no translation has changed. (Two failures are exempt: [`TableError::Changed`],
+///   and a [`TableError::Store`] from a write that the store refuses although it allowed the read.)
+///   Tables made on the way stay linked, either empty or equal in effect to the leaf that they
+///   replace, and serve the next attempt.
 /// * Each success hands out a [`TlbFlush`], which the caller must use up.
-/// * Time is bounded by the number of pages in the range asked for, whatever the tables hold, and memory is
-///   constant. (The caller chooses the range; for a range that a guest chose, bound its length first.)
-/// * Nobody else may change the tables during a call. A running guest must not be able to: stop its
-///   vCPU first.
+/// * Time is bounded by the number of pages in the range asked for, whatever the tables hold, and
+///   memory is constant. The caller chooses the range; where a guest chose it, bound its length
+///   first.
+/// * Only the store is written, and only at entries of tables that are reached from the root.
 ///
-/// Tables are never given back: an emptied table stays in place for the next mapping.
-/// Tables that several roots share stay shared; an edit below them shows in every root. Where a range
-/// reaches one table in two ways, the later half of the edit wins.
+/// What it asks for in return:
+///
+/// * Nobody else changes the tables during a call. A running guest must not be able to: stop its
+///   vCPU first.
+/// * No table is reached in two ways within the range, and none contains itself. With such
+///   tables, which a hostile guest can make, an operation still ends within its bounds and without a
+///   panic, but what it does to one of the ways it does to the other too.
+///
+/// Tables are never given back: an emptied table stays in place for the next mapping. Tables that
+/// several roots share stay shared; an edit below them shows in every root.
 ///
 /// ```
 /// use vellum_layout::{Gpa, GpaRange, Gva, GvaRange};

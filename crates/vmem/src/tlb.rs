@@ -9,7 +9,21 @@ use vellum_layout::{Gva, GvaRange, PAGE_SIZE};
 /// [`flush_pages`](Self::flush_pages) with what `invlpg` does on the spot, by
 /// [`flush_all`](Self::flush_all) with a reload of CR3 (or the host's way of publishing table edits), or
 /// by [`ignore`](Self::ignore) with the reason why nothing is cached. Dropping it is a compiler
-/// warning, and an error in this workspace.
+/// warning, and an error in this workspace:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// use vellum_layout::GvaRange;
+/// use vellum_vmem::{FrameSource, Mapper, TableStore, UnmapError};
+///
+/// fn forgetful<S: TableStore, F: FrameSource>(
+///     mapper: &mut Mapper<S, F>,
+///     range: GvaRange,
+/// ) -> Result<(), UnmapError> {
+///     mapper.unmap(range)?; // the duty is dropped here
+///     Ok(())
+/// }
+/// ```
 #[must_use = "the old translation may still be cached: flush it, or say why that is not needed"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct TlbFlush {

@@ -2,12 +2,15 @@
 
 mod machine;
 
+use std::cell::Cell;
+
 use machine::mmu::{self, Page};
-use machine::{Memory, Mode};
+use machine::{FrameList, Memory, Mode};
 use proptest::prelude::*;
-use vellum_layout::{Gpa, Gva};
+use vellum_layout::{Gpa, Gva, GvaRange, PageSize};
 use vellum_vmem::{
-    Attrs, Budget, LeafStep, SelfReference, Step, TranslateError, WalkError, Walker, translate,
+    AttrChange, Attrs, Budget, EntryWidth, FrameSource, LeafStep, Level, Mapper, SelfReference,
+    Step, StoreError, TableStore, TranslateError, WalkError, Walker, translate,
 };
 
 const FRAMES: u64 = 6;
@@ -188,7 +191,6 @@ proptest! {
         first in 0..1u64 << 20,
         pages in 1..1u64 << 20,
     ) {
-        use vellum_layout::GvaRange;
         let memory = memory_with(mode, &pokes);
         let pages = pages.min((1 << 20) - first);
         let range = GvaRange::new(Gva::literal(first << 12), pages << 12).expect("below 4 GiB");
@@ -205,5 +207,94 @@ proptest! {
         prop_assume!(expected.len() < 50_000);
         expected.retain(|page| page.va < end && page.va + (page.bytes - 1) >= start);
         prop_assert_eq!(found, Ok(expected));
+    }
+
+    #[test]
+    fn the_mapper_ends_within_its_bounds_on_any_tables(
+        mode in modes(),
+        pokes in pokes(),
+        edits in proptest::collection::vec(edits(), 1..8),
+    ) {
+        let spare: Vec<u64> = (0..4).map(|n| BASE + (FRAMES + n) * 0x1000).collect();
+        let mut memory = memory_with(mode, &pokes);
+        memory.add_frames(&spare);
+        let mut frames = FrameList(spare);
+        for edit in edits {
+            let mut store = Counting { memory: &mut memory, accesses: Cell::new(0) };
+            let mapper = Mapper::new(&mut store, &mut frames, Gpa::literal(BASE), mode.format());
+            carry_out(&mut mapper.expect("aligned root"), &edit);
+            // Four passes over the range at most, some of which read and write, and a few tables
+            // of 1,024 entries for leaves that are split.
+            let bound = 6 * edit.pages + 8 * 1024;
+            prop_assert!(store.accesses.get() <= bound, "{} accesses", store.accesses.get());
+        }
+    }
+}
+
+/// Counts the entries that are read and written.
+struct Counting<'a> {
+    memory: &'a mut Memory,
+    accesses: Cell<u64>,
+}
+
+impl TableStore for Counting<'_> {
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        self.accesses.update(|count| count + 1);
+        self.memory.read_entry(at, width)
+    }
+
+    fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError> {
+        self.accesses.update(|count| count + 1);
+        self.memory.write_entry(at, width, raw)
+    }
+}
+
+/// One call of the mapper, with arguments around the entries that `pokes` writes.
+#[derive(Clone, Debug)]
+struct Edit {
+    kind: u8,
+    first: u64,
+    pages: u64,
+    frame: u64,
+    attrs: Attrs,
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    let index = || prop_oneof![Just(0u64), Just(1), Just(255), Just(256), Just(511)];
+    let first = (index(), index(), index(), index())
+        .prop_map(|(l4, l3, l2, l1)| l4 << 27 | l3 << 18 | l2 << 9 | l1);
+    let pages = prop_oneof![1..4u64, 500..600u64, Just(1 << 18)];
+    let frame = (0..64u64).prop_map(|n| n << 9);
+    let attrs = any::<u64>().prop_map(|bits| Attrs::from_bits_truncate(bits & 0xfff));
+    (0..6u8, first, pages, frame, attrs).prop_map(|(kind, first, pages, frame, attrs)| Edit {
+        kind,
+        first,
+        pages,
+        frame,
+        attrs,
+    })
+}
+
+fn carry_out<S: TableStore, F: FrameSource>(mapper: &mut Mapper<S, F>, edit: &Edit) {
+    // The same page numbers serve 2-level tables, where they wrap at 4 GiB.
+    let linear = match mapper.format().root_level() {
+        Level::L4 => edit.first << 12,
+        _ => edit.first << 12 & 0xffff_ffff,
+    };
+    let gva = Gva::sign_extend(linear);
+    let Ok(range) = GvaRange::new(gva, edit.pages << 12) else {
+        return;
+    };
+    let frame = Gpa::literal(edit.frame << 12);
+    let duty = match edit.kind {
+        0 => mapper.map(range, frame, edit.attrs).ok(),
+        1 => mapper.unmap(range).ok(),
+        2 => mapper.protect(range, AttrChange::exactly(edit.attrs)).ok(),
+        3 => mapper.remap_leaf(gva, frame, edit.attrs).ok(),
+        4 => mapper.split_leaf(gva, PageSize::Size4KiB).ok(),
+        _ => mapper.share_table(gva, Level::L1, frame).ok(),
+    };
+    if let Some(duty) = duty {
+        duty.ignore("nothing runs");
     }
 }

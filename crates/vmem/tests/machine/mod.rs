@@ -32,6 +32,12 @@ impl Memory {
         }
     }
 
+    /// Adds zeroed frames at these addresses.
+    pub(crate) fn add_frames(&mut self, addresses: &[u64]) {
+        let frame = |&address| (address, vec![0; FRAME_LEN]);
+        self.frames.extend(addresses.iter().map(frame));
+    }
+
     /// Refuses all writes from now on.
     pub(crate) fn freeze(&mut self) {
         self.read_only = true;
