@@ -134,7 +134,7 @@ impl Tool {
     /// What is missing and how to install it.
     pub(crate) fn missing(self) -> String {
         format!(
-            "{} is missing; it {} (on Debian: {})",
+            "{} is missing; it {} (to install: {})",
             self.program, self.purpose, self.install
         )
     }

@@ -38,22 +38,30 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn check_format(workspace: &Workspace) -> Result<()> {
-    for mut command in [workspace.cargo(), workspace.guests_cargo()] {
-        process::run(command.args(["fmt", "--all", "--check"]))?;
-    }
-    Ok(())
+    let mut host = workspace.cargo();
+    let mut guests = workspace.guests_cargo();
+    run_both(
+        host.args(["fmt", "--all", "--check"]),
+        guests.args(["fmt", "--all", "--check"]),
+    )
 }
 
 fn check_clippy(workspace: &Workspace) -> Result<()> {
     let mut host = workspace.cargo();
-    host.args(["clippy", "--workspace", "--all-targets"]);
+    host.args(["clippy", "--workspace", "--all-targets", "--keep-going"]);
     // A guest has no test harness, so only its program is checked.
     let mut guests = workspace.guests_cargo();
-    guests.args(["clippy", "--workspace"]);
-    for mut command in [host, guests] {
-        process::run(command.args(["--", "--deny", "warnings"]))?;
-    }
-    Ok(())
+    guests.args(["clippy", "--workspace", "--keep-going"]);
+    run_both(
+        host.args(["--", "--deny", "warnings"]),
+        guests.args(["--", "--deny", "warnings"]),
+    )
+}
+
+/// Runs the check of the host's workspace and that of the guests', the second also where the first fails.
+fn run_both(host: &mut Command, guests: &mut Command) -> Result<()> {
+    let host = process::run(host);
+    process::run(guests).and(host)
 }
 
 fn check_documentation(workspace: &Workspace) -> Result<()> {
