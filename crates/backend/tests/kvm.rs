@@ -219,8 +219,9 @@ fn every_state_group_round_trips() {
     wanted.general = user.general;
     wanted.general.r15 = 0xDEAD_BEEF;
     wanted.debug.dr[0] = 0x7000;
-    for (msr, value) in wanted.msrs.iter_mut().zip([0x10, 0x1000, 0x2000, 0x10 << 32, 0x3000, 0x4000, 0x200, 0x5000]) {
-        msr.value = value;
+    let values = [0x10, 0x1000, 0x2000, 0x10 << 32, 0x3000, 0x4000, 0x200, 0x5000];
+    for (index, value) in vellum_backend::msr::DECLARED.into_iter().zip(values) {
+        assert!(wanted.msrs.set(index, value));
     }
     let mut xsave = *wanted.xsave.as_bytes();
     xsave[160] = 0x5A; // XMM0

@@ -347,7 +347,7 @@ impl Sandbox {
         let data = Arc::new(snapshot::capture(&mut self.instance)?);
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
         self.health = Health::Dead;
-        self.load(&data)?;
+        self.load(&data, Leaving::Cleanly)?;
         self.health = Health::Ready;
         Ok(Snapshot { data })
     }
@@ -378,16 +378,16 @@ impl Sandbox {
         if is_base {
             self.instance.restore(leaving)?;
         } else {
-            self.load(&snapshot.data)?;
+            self.load(&snapshot.data, leaving)?;
         }
         self.health = Health::Ready;
         Ok(())
     }
 
     /// Goes over to another snapshot, in the same VM if it has room.
-    fn load(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+    fn load(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
         if self.instance.can_load(snapshot) {
-            return self.instance.load(snapshot);
+            return self.instance.load(snapshot, leaving);
         }
         self.instance = Instance::new(&self.engine, snapshot)?;
         self.control = Control::new(self.instance.vm().interrupter());

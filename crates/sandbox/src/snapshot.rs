@@ -121,7 +121,7 @@ fn boot_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
 
 /// Takes the state of an instance: the pages that changed since its base become a new layer.
 pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> {
-    let state = VcpuState::save(instance.vm())?;
+    let state = instance.save_state()?;
     let base = instance.base().clone();
     let changed = instance.changed_pages()?;
     let (layers, space) = if base.layers.len() < MAX_LAYERS {

@@ -68,6 +68,12 @@ fn counter_get() -> u64 {
     COUNTER.load(Ordering::Relaxed)
 }
 
+/// How many bytes there are; looks at none of them.
+#[guest_function]
+fn len_bytes(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
 #[guest_function]
 fn sum_bytes(bytes: &[u8]) -> u64 {
     bytes.iter().copied().map(u64::from).sum()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
-    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, Msrs,
+    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
     kvm_enable_cap, kvm_msr_entry, kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd};
@@ -25,7 +25,7 @@ use super::{DIRTY_RING_ENTRY_LEN_BYTES, Tracking, VmConfig};
 use crate::hyperv::validate_for_hyperv;
 use crate::memory::{HostMemory, Hva};
 use crate::msr;
-use crate::state::{Msr, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
+use crate::state::{Msrs, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
 use crate::vm::{Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, Vm, VmError};
 
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, kvm_bindings::KVMIO, 0xC7);
@@ -150,30 +150,24 @@ impl KvmVm {
         unsafe { self.vcpu.set_xsave(&area) }.map_err(|error| VmError::hypervisor("KVM_SET_XSAVE", error))
     }
 
-    fn get_msrs(&self) -> Result<Vec<Msr>, VmError> {
-        let mut msrs = declared_msrs(&msr::DECLARED.map(|index| Msr { index, value: 0 }))?;
-        let read = self.vcpu.get_msrs(&mut msrs).map_err(|error| VmError::hypervisor("KVM_GET_MSRS", error))?;
+    fn get_msrs(&self) -> Result<Msrs, VmError> {
+        let mut values = Msrs::default();
+        let mut list = msr_list(&values)?;
+        let read = self.vcpu.get_msrs(&mut list).map_err(|error| VmError::hypervisor("KVM_GET_MSRS", error))?;
         if let Some(&index) = msr::DECLARED.get(read) {
             return Err(VmError::Msr { index });
         }
-        Ok(msrs
-            .as_slice()
-            .iter()
-            .map(|entry| Msr {
-                index: entry.index,
-                value: entry.data,
-            })
-            .collect())
+        for entry in list.as_slice() {
+            values.set(entry.index, entry.data);
+        }
+        Ok(values)
     }
 
-    fn set_msrs(&self, values: &[Msr]) -> Result<(), VmError> {
-        if values.is_empty() {
-            return Ok(());
-        }
-        let msrs = declared_msrs(values)?;
-        let written = self.vcpu.set_msrs(&msrs).map_err(|error| VmError::hypervisor("KVM_SET_MSRS", error))?;
-        match values.get(written) {
-            Some(refused) => Err(VmError::Msr { index: refused.index }),
+    fn set_msrs(&self, values: &Msrs) -> Result<(), VmError> {
+        let list = msr_list(values)?;
+        let written = self.vcpu.set_msrs(&list).map_err(|error| VmError::hypervisor("KVM_SET_MSRS", error))?;
+        match msr::DECLARED.get(written) {
+            Some(&index) => Err(VmError::Msr { index }),
             None => Ok(()),
         }
     }
@@ -432,7 +426,7 @@ fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), errno::Error> {
     vm.enable_cap(&request)
 }
 
-fn declared_msrs(values: &[Msr]) -> Result<Msrs, VmError> {
+fn msr_list(values: &Msrs) -> Result<kvm_bindings::Msrs, VmError> {
     let entries: Vec<kvm_msr_entry> = values
         .iter()
         .map(|msr| kvm_msr_entry {
@@ -441,7 +435,8 @@ fn declared_msrs(values: &[Msr]) -> Result<Msrs, VmError> {
             ..kvm_msr_entry::default()
         })
         .collect();
-    Msrs::from_entries(&entries).map_err(|_| VmError::hypervisor("building the msr list", io::ErrorKind::InvalidInput))
+    kvm_bindings::Msrs::from_entries(&entries)
+        .map_err(|_| VmError::hypervisor("building the msr list", io::ErrorKind::InvalidInput))
 }
 
 /// `KVM_CREATE_VM` may be interrupted by a signal.

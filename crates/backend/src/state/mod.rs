@@ -8,7 +8,7 @@ mod registers;
 use crate::vm::{Vm, VmError};
 
 pub use registers::{
-    DebugRegs, DescriptorTable, Gprs, Msr, PendingEvents, Segment, SegmentType, SpecialRegs,
+    DebugRegs, DescriptorTable, Gprs, Msr, Msrs, PendingEvents, Segment, SegmentType, SpecialRegs,
     XSAVE_LEN_BYTES, XsaveArea, cr0, cr4, efer, rflags,
 };
 
@@ -32,6 +32,10 @@ pub enum StateGroup {
 }
 
 impl StateGroup {
+    /// The groups that ring-3 code can change by itself: it may load general and vector registers and null or flat segment
+    /// selectors, and a page fault changes CR2. (FSGSBASE is off, so are the instructions that reach anything else.)
+    pub const REACHABLE_FROM_RING_THREE: [Self; 3] = [Self::Special, Self::Xsave, Self::General];
+
     /// Every group, in the order in which a restore writes them: control registers come before what depends on them, and
     /// XCR0 comes before the components that it enables.
     pub const ALL: [Self; 7] = [
@@ -58,8 +62,8 @@ pub struct VcpuState {
     pub xcr0: Xcr0,
     /// Group [`StateGroup::Debug`].
     pub debug: DebugRegs,
-    /// Group [`StateGroup::Msrs`], in the order of [`crate::msr::DECLARED`].
-    pub msrs: Vec<Msr>,
+    /// Group [`StateGroup::Msrs`].
+    pub msrs: Msrs,
     /// Group [`StateGroup::Events`].
     pub events: PendingEvents,
 }
@@ -72,10 +76,20 @@ impl VcpuState {
     pub fn save(vm: &mut dyn Vm) -> Result<Self, VmError> {
         vm.settle()?;
         let mut state = Self::default();
-        for group in StateGroup::ALL {
-            vm.get_state(group, &mut state)?;
-        }
+        state.save_groups(vm, StateGroup::ALL)?;
         Ok(state)
+    }
+
+    /// Reads some groups from `vm` into this state. The vCPU must be [settled](Vm::settle).
+    ///
+    /// # Errors
+    /// The first error of [`Vm::get_state`].
+    pub fn save_groups(
+        &mut self,
+        vm: &mut dyn Vm,
+        groups: impl IntoIterator<Item = StateGroup>,
+    ) -> Result<(), VmError> {
+        groups.into_iter().try_for_each(|group| vm.get_state(group, self))
     }
 
     /// Writes every group to `vm`.
@@ -83,9 +97,19 @@ impl VcpuState {
     /// # Errors
     /// The first error of [`Vm::set_state`]; the vCPU is then in no defined state.
     pub fn restore(&self, vm: &mut dyn Vm) -> Result<(), VmError> {
-        StateGroup::ALL
-            .into_iter()
-            .try_for_each(|group| vm.set_state(group, self))
+        self.restore_groups(vm, StateGroup::ALL)
+    }
+
+    /// Writes some groups to `vm`, in the order given; [`StateGroup::ALL`] has the right one.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn restore_groups(
+        &self,
+        vm: &mut dyn Vm,
+        groups: impl IntoIterator<Item = StateGroup>,
+    ) -> Result<(), VmError> {
+        groups.into_iter().try_for_each(|group| vm.set_state(group, self))
     }
 
     /// The groups in which two states differ.

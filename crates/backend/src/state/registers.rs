@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::msr;
+
 /// Bits of CR0 (Intel SDM volume 3, section 2.5).
 pub mod cr0 {
     /// Protection enable.
@@ -298,6 +300,34 @@ pub struct Msr {
     pub index: u32,
     /// Its value.
     pub value: u64,
+}
+
+/// The values of the registers that [`crate::msr::DECLARED`] names, in its order. `Default` is their state after a reset: zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msrs([Msr; msr::DECLARED.len()]);
+
+impl Msrs {
+    /// The registers, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Msr> {
+        self.0.iter()
+    }
+
+    /// The value of a declared register.
+    pub fn get(&self, index: u32) -> Option<u64> {
+        self.0.iter().find(|msr| msr.index == index).map(|msr| msr.value)
+    }
+
+    /// Changes a declared register; says whether there is one of this index.
+    pub fn set(&mut self, index: u32, value: u64) -> bool {
+        let found = self.0.iter_mut().find(|msr| msr.index == index);
+        found.map(|msr| msr.value = value).is_some()
+    }
+}
+
+impl Default for Msrs {
+    fn default() -> Self {
+        Self(msr::DECLARED.map(|index| Msr { index, value: 0 }))
+    }
 }
 
 /// What the vCPU will do before its next instruction.

@@ -46,6 +46,8 @@ pub(crate) struct Instance {
     tables_used: u64,
     resume: ResumePage,
     state: VcpuState,
+    /// Whether the guest was entered since `state` was last given to the vCPU.
+    has_run: bool,
     /// Bytes at the start of the input buffer that the host wrote since they were last zero.
     input_used: u64,
 }
@@ -87,13 +89,16 @@ impl Instance {
             cow,
             tables_used: 0,
             resume: ResumePage::new(&snapshot.state, geometry.resume),
-            state: snapshot.state.clone(),
+            // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
+            state: VcpuState::default(),
+            has_run: false,
             input_used: 0,
             geometry: Arc::new(geometry),
             base: snapshot.clone(),
         };
         instance.write_fixed_frames()?;
         instance.load_over(snapshot, &Layers::default())?;
+        instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
     }
 
@@ -107,14 +112,14 @@ impl Instance {
     /// Brings the VM to the state of another snapshot of the same shape: maps its layers, rebuilds the page tables.
     ///
     /// After an error the VM is in no defined state.
-    pub(crate) fn load(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+    pub(crate) fn load(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
         self.vm.0.settle()?;
         let present = self.base.layers.clone();
-        self.load_over(snapshot, &present)
+        self.load_over(snapshot, &present)?;
+        self.load_state(leaving)
     }
 
     fn load_over(&mut self, snapshot: &Arc<SnapshotData>, present: &Layers) -> Result<(), Failure> {
-        self.vm.0.settle()?;
         if let CowState::Host(host) = &mut self.cow {
             host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
         }
@@ -127,13 +132,25 @@ impl Instance {
         }
         self.write_bookkeeping(snapshot.generation)?;
         self.wipe_buffers()?;
-        self.state = snapshot.state.clone();
-        self.state.special.cr3 = self.root().as_u64();
-        self.resume = ResumePage::new(&self.state, self.geometry.resume);
-        self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
-        self.state.restore(self.vm.0.as_mut())?;
         self.base = snapshot.clone();
         Ok(())
+    }
+
+    /// Makes the vCPU hold the state of the snapshot that is loaded, where by now it holds `self.state` but for what `leaving`
+    /// says.
+    fn load_state(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let mut next = self.base.state.clone();
+        // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
+        next.special.cr3 = self.root().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
+        let known = std::mem::replace(&mut self.state, next);
+        self.resume = ResumePage::new(&self.state, self.geometry.resume);
+        self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
+        if leaving == Leaving::Cleanly {
+            let out_of_reach = |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
+            let differing = self.state.differences(&known).filter(out_of_reach);
+            self.state.restore_groups(self.vm.0.as_mut(), differing)?;
+        }
+        self.restore_registers(leaving)
     }
 
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
@@ -156,12 +173,16 @@ impl Instance {
         self.restore_registers(leaving)
     }
 
-    /// Ring 3 reaches only general and vector registers: the resume page and the shared registers page put both back without
-    /// a system call. After any other exit every group is written.
+    /// Ring 3 reaches only general and vector registers and segments: the shared registers page and the resume page put them
+    /// back without a system call. After any other exit every group is written.
     fn restore_registers(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        self.has_run = false;
         let vm = self.vm.0.as_mut();
-        if leaving == Leaving::Uncleanly || !can_resume_in_ring_three(vm.capabilities(), &self.state) {
+        if leaving == Leaving::Uncleanly {
             return Ok(self.state.restore(vm)?);
+        }
+        if !can_resume_in_ring_three(vm.capabilities(), &self.state) {
+            return Ok(self.state.restore_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?);
         }
         vm.set_state(StateGroup::Special, &self.state)?;
         let general = std::mem::replace(&mut self.state.general, *self.resume.entry());
@@ -170,8 +191,21 @@ impl Instance {
         Ok(result?)
     }
 
+    /// The state of the idle vCPU: what ring 3 can have changed is read, the rest is known.
+    pub(crate) fn save_state(&mut self) -> Result<VcpuState, VmError> {
+        let mut state = self.state.clone();
+        if !self.has_run {
+            // The vCPU may still stand before the resume page, which is no part of the guest.
+            return Ok(state);
+        }
+        self.vm.0.settle()?;
+        state.save_groups(self.vm.0.as_mut(), StateGroup::REACHABLE_FROM_RING_THREE)?;
+        Ok(state)
+    }
+
     /// Enters the guest until its next exit.
     pub(crate) fn run(&mut self) -> Result<Exit, VmError> {
+        self.has_run = true;
         self.vm.0.run()
     }
 

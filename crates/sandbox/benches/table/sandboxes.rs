@@ -1,0 +1,215 @@
+//! What sandboxes cost.
+
+use std::fs;
+
+use anyhow::{Context, bail};
+use vellum_sandbox::{CowMode, Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
+
+use crate::bare::{self, BareVm};
+use crate::figures::Figures;
+use crate::ioctls;
+use crate::measure::{Effort, median, pair};
+
+const FLOOR: &str = "floor_kvm_run_ns";
+const MIB: u64 = 1 << 20;
+
+pub(crate) fn engine(cow: Option<&str>) -> anyhow::Result<Engine> {
+    let builder = match cow {
+        None => Engine::builder(),
+        Some("guest") => Engine::builder().cow_mode(CowMode::GuestSide),
+        Some("host") => Engine::builder().cow_mode(CowMode::HostSide),
+        Some(other) => bail!("--cow takes guest or host, not {other}"),
+    };
+    Ok(builder.build()?)
+}
+
+fn host_functions() -> HostFunctions {
+    HostFunctions::new()
+        .with("host_add", |a: i32, b: i32| a + b)
+        .with("host_echo", |bytes: Vec<u8>| bytes)
+        .with("host_fail", |text: String| -> Result<(), String> { Err(text) })
+}
+
+fn sandbox(engine: &Engine, heap_len_bytes: u64) -> anyhow::Result<Sandbox> {
+    let image = GuestImage::from_bytes(vellum_test_guests::rust_user())?;
+    Ok(Sandbox::builder(&image)
+        .heap_len_bytes(heap_len_bytes)
+        .host_functions(&host_functions())
+        .build(engine)?)
+}
+
+/// A sandbox that has an arena of `arena_len_bytes`, every page of it written, and its snapshot.
+fn with_arena(engine: &Engine, arena_len_bytes: u64) -> anyhow::Result<(Sandbox, Snapshot)> {
+    let heap_len_bytes = arena_len_bytes + (arena_len_bytes / 8).max(4 * MIB);
+    let mut sandbox = sandbox(engine, heap_len_bytes)?;
+    sandbox.call::<_, u64>("reserve", (arena_len_bytes,))?;
+    let snapshot = sandbox.snapshot()?;
+    Ok((sandbox, snapshot))
+}
+
+/// Null call and host call, each in turn with the bare round trip.
+pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let mut bare = BareVm::new()?;
+    let mut sandbox = sandbox(engine, 8 * MIB)?;
+    let null = sandbox.function::<(), ()>("null")?;
+    let call_host = sandbox.function::<(u32,), i32>("call_host_add_loop")?;
+    for _ in 0..100 {
+        bare.run()?;
+        null.call(&mut sandbox, ())?;
+    }
+    let samples = effort.samples(1000);
+    let call = pair(samples, || bare.run(), || Ok(null.call(&mut sandbox, ())?))?;
+    figures.add(FLOOR, call.floor);
+    figures.add_beside("call_null_ns", call.figure, FLOOR);
+    figures.add("call_null_ratio", call.ratio);
+
+    /// Host calls in one call: the call around them is then small, and is subtracted.
+    const CALLS: u32 = 50;
+    let host = pair(samples / 10 + 1, || bare.run(), || Ok(call_host.call(&mut sandbox, (CALLS,)).map(drop)?))?;
+    let host_call = (host.figure - call.figure) / f64::from(CALLS);
+    figures.add_beside("host_call_ns", host_call, FLOOR);
+    figures.add("host_call_ratio", (host.ratio - call.ratio) / f64::from(CALLS));
+
+    const COUNTED: u32 = 1000;
+    let per_call = ioctls::count_per(COUNTED, || {
+        (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
+    })?;
+    figures.add("ioctls_per_call", per_call);
+    let with_host_calls = ioctls::count_per(1, || Ok(call_host.call(&mut sandbox, (COUNTED,)).map(drop)?))?;
+    figures.add("ioctls_per_host_call", (with_host_calls - per_call) / f64::from(COUNTED));
+    Ok(())
+}
+
+/// Restores after 0, 1, 16, 256 and 1024 dirty pages.
+pub(crate) fn restores(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
+    let clean = median(effort.samples(2000), || Ok(()), |()| Ok(sandbox.restore(&snapshot)?))?;
+    figures.add_beside("restore_clean_ns", clean, FLOOR);
+    for pages in [1, 16, 256, 1024] {
+        // A sandbox of its own, so that the remembered set is that of this figure.
+        let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
+        let time = restore_dirty(&mut sandbox, &snapshot, pages, effort.samples(1000))?;
+        figures.add_beside(format!("restore_dirty_{pages}_ns"), time, FLOOR);
+    }
+    Ok(())
+}
+
+fn restore_dirty(sandbox: &mut Sandbox, snapshot: &Snapshot, pages: u64, samples: usize) -> anyhow::Result<f64> {
+    let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
+    let sandbox = std::cell::RefCell::new(sandbox);
+    median(
+        samples,
+        || Ok(touch.call(&mut sandbox.borrow_mut(), (pages,)).map(drop)?),
+        |()| Ok(sandbox.borrow_mut().restore(snapshot)?),
+    )
+}
+
+/// A restore and a call that writes pages: what a server does for each request.
+pub(crate) fn cycles(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    for pages in [1, 16, 256, 1024] {
+        let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
+        let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
+        let time = median(effort.samples(1000), || Ok(()), |()| {
+            sandbox.restore(&snapshot)?;
+            touch.call(&mut sandbox, (pages,))?;
+            Ok(())
+        })?;
+        figures.add_beside(format!("cycle_dirty_{pages}_ns"), time, FLOOR);
+    }
+    Ok(())
+}
+
+/// The same dirty set over growing heaps.
+pub(crate) fn heaps(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    for (name, len_bytes) in [("1mib", MIB), ("64mib", 64 * MIB), ("1gib", 1024 * MIB)] {
+        let (mut sandbox, snapshot) = with_arena(engine, len_bytes)?;
+        let time = restore_dirty(&mut sandbox, &snapshot, 16, effort.samples(1000))?;
+        figures.add_beside(format!("restore_heap_{name}_ns"), time, FLOOR);
+    }
+    Ok(())
+}
+
+/// Snapshots and new sandboxes.
+pub(crate) fn creation(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
+    let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
+    let sandbox = std::cell::RefCell::new(&mut sandbox);
+    let time = median(
+        effort.samples(200),
+        || Ok(touch.call(&mut sandbox.borrow_mut(), (16,)).map(drop)?),
+        |()| Ok(sandbox.borrow_mut().snapshot().map(drop)?),
+    )?;
+    figures.add("snapshot_dirty_16_ns", time);
+
+    // Image with 8 MiB of layers, their headroom and a zero region of 13 MiB; scratch of some 200 KiB.
+    let slots = [32 * MIB, MIB / 4];
+    let floor = median(effort.samples(200), || Ok(()), |()| bare::create(&slots))?;
+    figures.add("create_floor_ns", floor);
+    let host = host_functions();
+    // The sandbox of the sample before is dropped in the untimed part.
+    let last = std::cell::RefCell::new(None);
+    let time = median(
+        effort.samples(200),
+        || Ok(drop(last.borrow_mut().take())),
+        |()| {
+            *last.borrow_mut() = Some(Sandbox::from_snapshot(engine, &snapshot, &host)?);
+            Ok(())
+        },
+    )?;
+    figures.add_beside("create_from_snapshot_ns", time, "create_floor_ns");
+    Ok(())
+}
+
+/// 50 MB of bytes as an argument.
+pub(crate) fn large_bytes(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const LEN_BYTES: usize = 50_000_000;
+    let mut sandbox = sandbox(engine, 128 * MIB)?;
+    let bytes = vec![0x5A_u8; LEN_BYTES];
+    let take = sandbox.function::<(&[u8],), u64>("len_bytes")?;
+    let mut target = vec![0_u8; LEN_BYTES];
+    let samples = effort.samples(150);
+    let copy = median(samples, || Ok(()), |()| {
+        target.copy_from_slice(std::hint::black_box(&bytes));
+        std::hint::black_box(&mut target);
+        Ok(())
+    })?;
+    figures.add("memcpy_50mb_ns", copy);
+    take.call(&mut sandbox, (&bytes,))?;
+    let time = median(samples, || Ok(()), |()| {
+        let len_bytes = take.call(&mut sandbox, (&bytes,))?;
+        anyhow::ensure!(len_bytes == LEN_BYTES as u64, "the guest saw {len_bytes} bytes");
+        Ok(())
+    })?;
+    figures.add_beside("bytes_50mb_ns", time, "memcpy_50mb_ns");
+    Ok(())
+}
+
+/// Private memory of each of many sandboxes of one snapshot.
+pub(crate) fn footprint(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let (_, snapshot) = with_arena(engine, 64 * MIB)?;
+    let host = host_functions();
+    let count = effort.samples(100);
+    let before = private_kib()?;
+    let mut sandboxes = Vec::new();
+    for _ in 0..count {
+        let mut sandbox = Sandbox::from_snapshot(engine, &snapshot, &host)?;
+        sandbox.call::<_, ()>("null", ())?;
+        sandboxes.push(sandbox);
+    }
+    let after = private_kib()?;
+    let count = u32::try_from(count)?;
+    figures.add("rss_per_sandbox_kib", (after - before) / f64::from(count));
+    Ok(())
+}
+
+/// Memory of this process that it shares with nobody, from the kernel's own accounting.
+fn private_kib() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let mut total = 0.0;
+    for name in ["Private_Clean:", "Private_Dirty:"] {
+        let line = text.lines().find(|line| line.starts_with(name)).context("no such line in smaps_rollup")?;
+        let number = line.split_whitespace().nth(1).context("no number in smaps_rollup")?;
+        total += number.parse::<f64>()?;
+    }
+    Ok(total)
+}
