@@ -161,7 +161,11 @@ pub fn real_mode(segment: u16, offset: u16) -> VcpuState {
 const CR4_LONG_MODE: u64 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
 
 fn long_mode(machine: &Amd64Machine) -> SpecialRegs {
-    let osxsave = if machine.xcr0 == Xcr0::RESET { 0 } else { cr4::OSXSAVE };
+    let osxsave = if machine.xcr0 == Xcr0::RESET {
+        0
+    } else {
+        cr4::OSXSAVE
+    };
     SpecialRegs {
         tr: Segment {
             base: machine.tss.base,

@@ -70,8 +70,9 @@ pub enum HypervViolation {
 const CR0_DEFINED: u64 = 0xE005_003F;
 /// CR4 bits that a partition refuses: VMXE, SMXE, bit 15, KL, PKE and everything from bit 24 on.
 const CR4_REFUSED: u64 = 0xFFFF_FFFF_FF48_E000;
-/// EFER bits that exist: SCE, LME, LMA, NXE, SVME, FFXSR, TCE; SVME is never offered to a guest.
-const EFER_DEFINED: u64 = 0xED01 & !(1 << 12);
+/// EFER bits that a partition may offer: SCE, LME, LMA, NXE, FFXSR, TCE (AMD APM volume 2, section 3.1.7). SVME is never
+/// offered to a guest, and LMSLE has gone from processors.
+const EFER_DEFINED: u64 = 0xCD01;
 /// The widest physical address of any processor (Intel SDM volume 3, section 4.1.4).
 const PHYSICAL_ADDRESS_BITS: u32 = 52;
 
@@ -83,10 +84,16 @@ pub fn validate_for_hyperv(regs: &SpecialRegs) -> Result<(), HypervViolation> {
     check_control(regs)?;
     check_long_mode(regs)?;
     check_segments(regs)?;
-    [regs.fs.base, regs.gs.base, regs.gdtr.base, regs.idtr.base, regs.tr.base]
-        .into_iter()
-        .find(|&base| !is_canonical(base))
-        .map_or(Ok(()), |base| Err(HypervViolation::NonCanonical(base)))
+    [
+        regs.fs.base,
+        regs.gs.base,
+        regs.gdtr.base,
+        regs.idtr.base,
+        regs.tr.base,
+    ]
+    .into_iter()
+    .find(|&base| !is_canonical(base))
+    .map_or(Ok(()), |base| Err(HypervViolation::NonCanonical(base)))
 }
 
 fn check_control(regs: &SpecialRegs) -> Result<(), HypervViolation> {
@@ -148,9 +155,11 @@ fn check_segments(regs: &SpecialRegs) -> Result<(), HypervViolation> {
             cs: cs.dpl(),
         });
     }
-    [regs.cs, regs.ds, regs.es, regs.fs, regs.gs, regs.ss, regs.tr]
-        .iter()
-        .try_for_each(check_granularity)
+    [
+        regs.cs, regs.ds, regs.es, regs.fs, regs.gs, regs.ss, regs.tr,
+    ]
+    .iter()
+    .try_for_each(check_granularity)
 }
 
 /// Bits 0 to 11 of the limit not all 1: G is 0; bits 20 to 31 not all 0: G is 1.
@@ -161,7 +170,11 @@ fn check_granularity(segment: &Segment) -> Result<(), HypervViolation> {
     }
     let needs_bytes = segment.limit & 0xFFF != 0xFFF;
     let needs_pages = segment.limit >> 20 != 0;
-    let wrong = if attributes.is_page_granular() { needs_bytes } else { needs_pages };
+    let wrong = if attributes.is_page_granular() {
+        needs_bytes
+    } else {
+        needs_pages
+    };
     if wrong {
         return Err(HypervViolation::Granularity {
             limit: segment.limit,
