@@ -78,7 +78,8 @@ const LEAF1_EDX: u32 = 0x078B_A97D;
 /// Leaf 8000_0001 EDX: SYSCALL, NX, 1 GiB pages, long mode, and the low bits that repeat leaf 1.
 const EXTENDED1_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 29;
 /// SSE3 PCLMULQDQ SSSE3 CMPXCHG16B SSE4.1 SSE4.2 POPCNT AES, and bit 31 (there is a hypervisor).
-const V2_LEAF1_ECX: u32 = 1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | HYPERVISOR;
+const V2_LEAF1_ECX: u32 =
+    1 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 25 | HYPERVISOR;
 /// FMA MOVBE XSAVE AVX F16C.
 const V3_LEAF1_ECX: u32 = V2_LEAF1_ECX | 1 << 12 | 1 << 22 | 1 << 26 | 1 << 28 | 1 << 29;
 /// SMEP ERMS SMAP.
@@ -192,8 +193,16 @@ fn build(profile: CpuProfile, supported: &[CpuidLeaf], mask: Option<&FeatureMask
         .filter_map(|leaf| shape(*leaf, mask, components))
         .collect();
     let leaf7 = word(&leaves, 7, |l| l.ebx);
-    let smep = if leaf7 & SMEP != 0 { crate::state::cr4::SMEP } else { 0 };
-    let smap = if leaf7 & SMAP != 0 { crate::state::cr4::SMAP } else { 0 };
+    let smep = if leaf7 & SMEP != 0 {
+        crate::state::cr4::SMEP
+    } else {
+        0
+    };
+    let smap = if leaf7 & SMAP != 0 {
+        crate::state::cr4::SMAP
+    } else {
+        0
+    };
     CpuModel {
         profile,
         leaves,
@@ -259,13 +268,25 @@ fn shape(mut l: CpuidLeaf, mask: Option<&FeatureMask>, components: u32) -> Optio
 }
 
 /// Leaf 1 ECX bits that a guest never gets: MONITOR, VMX, SMX, x2APIC, TSC-deadline, PDCM, PCID, OSXSAVE (dynamic).
-const UNSAVED_LEAF1_ECX: u32 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 27;
+const UNSAVED_LEAF1_ECX: u32 =
+    1 << 3 | 1 << 5 | 1 << 6 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 27;
 /// Leaf 7 EBX bits that a guest never gets: FSGSBASE (bases would be writable in ring 3), TSC_ADJUST, SGX, HLE, RTM, MPX,
 /// processor trace and every AVX-512 feature.
-const UNSAVED_LEAF7_EBX: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 11 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 21 | 1 << 25 | 0xDC00_0000;
+const UNSAVED_LEAF7_EBX: u32 = 1
+    | 1 << 1
+    | 1 << 2
+    | 1 << 4
+    | 1 << 11
+    | 1 << 14
+    | 1 << 16
+    | 1 << 17
+    | 1 << 21
+    | 1 << 25
+    | 0xDC00_0000;
 /// Leaf 8000_0001 ECX bits that a guest never gets: SVM, extended APIC, IBS, SKINIT, WDT, LWP, performance counters,
 /// MONITORX.
-const UNSAVED_EXTENDED1_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29;
+const UNSAVED_EXTENDED1_ECX: u32 =
+    1 << 2 | 1 << 3 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29;
 
 #[cfg(test)]
 mod tests;

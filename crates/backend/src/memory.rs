@@ -57,7 +57,9 @@ impl fmt::LowerHex for Hva {
 
 /// An access outside of a [`HostMemory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len_bytes} bytes at offset {offset:#x} lie outside of a memory of {memory_len_bytes} bytes")]
+#[error(
+    "{len_bytes} bytes at offset {offset:#x} lie outside of a memory of {memory_len_bytes} bytes"
+)]
 pub struct OutOfBounds {
     /// Offset of the access.
     pub offset: u64,
@@ -118,7 +120,12 @@ impl HostMemory {
     ///
     /// # Errors
     /// What `mmap` says; `InvalidInput` when the pages lie outside of this memory.
-    pub fn overlay(&mut self, offset: u64, source: &SealedMemory, sharing: Sharing) -> io::Result<()> {
+    pub fn overlay(
+        &mut self,
+        offset: u64,
+        source: &SealedMemory,
+        sharing: Sharing,
+    ) -> io::Result<()> {
         let target = self.pages(offset, source.len_bytes)?;
         let (protection, flags) = match sharing {
             Sharing::ReadOnly => (ProtFlags::READ, MapFlags::SHARED),
@@ -201,7 +208,12 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
-    pub fn append_to(&self, offset: u64, len_bytes: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+    pub fn append_to(
+        &self,
+        offset: u64,
+        len_bytes: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), OutOfBounds> {
         let from = self.at(offset, len_bytes as u64)?;
         into.reserve(len_bytes);
         let old_len = into.len();
@@ -261,7 +273,13 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
-    pub fn fill_u64(&self, offset: u64, first: u64, stride: u64, count: usize) -> Result<(), OutOfBounds> {
+    pub fn fill_u64(
+        &self,
+        offset: u64,
+        first: u64,
+        stride: u64,
+        count: usize,
+    ) -> Result<(), OutOfBounds> {
         self.at(offset, (count as u64).saturating_mul(8))?;
         let into = self.aligned_u64(offset)?;
         let mut value = first;
@@ -277,7 +295,13 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
-    pub fn copy_from(&self, offset: u64, source: &Self, source_offset: u64, len_bytes: u64) -> Result<(), OutOfBounds> {
+    pub fn copy_from(
+        &self,
+        offset: u64,
+        source: &Self,
+        source_offset: u64,
+        len_bytes: u64,
+    ) -> Result<(), OutOfBounds> {
         let into = self.at(offset, len_bytes)?;
         let from = source.at(source_offset, len_bytes)?;
         // SAFETY: both ranges were checked; `copy` allows that they overlap, should both memories be the same.
@@ -289,11 +313,23 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
-    pub fn equals(&self, offset: u64, other: &Self, other_offset: u64, len_bytes: u64) -> Result<bool, OutOfBounds> {
+    pub fn equals(
+        &self,
+        offset: u64,
+        other: &Self,
+        other_offset: u64,
+        len_bytes: u64,
+    ) -> Result<bool, OutOfBounds> {
         let left = self.at(offset, len_bytes)?;
         let right = other.at(other_offset, len_bytes)?;
         // SAFETY: both ranges were checked.
-        Ok(unsafe { libc::memcmp(left.cast(), right.cast(), usize::try_from(len_bytes).unwrap_or(0)) } == 0)
+        Ok(unsafe {
+            libc::memcmp(
+                left.cast(),
+                right.cast(),
+                usize::try_from(len_bytes).unwrap_or(0),
+            )
+        } == 0)
     }
 
     /// Makes a hypervisor that shadows page tables forget what it derived from `range`: the protection of its pages is
@@ -303,7 +339,10 @@ impl HostMemory {
         let target = ptr::with_exposed_provenance_mut::<c_void>(
             usize::try_from(hva.as_u64()).map_err(|_| io::ErrorKind::InvalidInput)?,
         );
-        for flags in [MprotectFlags::READ, MprotectFlags::READ | MprotectFlags::WRITE] {
+        for flags in [
+            MprotectFlags::READ,
+            MprotectFlags::READ | MprotectFlags::WRITE,
+        ] {
             // SAFETY: the caller lends this range to the guest as writable memory and holds no reference into it; it is
             // writable again after the second step.
             unsafe { rustix::mm::mprotect(target, len_bytes, flags) }?;

@@ -298,7 +298,9 @@ pub enum VmError {
     #[error("vcpu state refused")]
     InvalidState(#[source] HypervViolation),
     /// The processor lacks what the chosen CPU profile promises.
-    #[error("this processor lacks {missing}, which cpu profile {profile} needs; choose a lower profile")]
+    #[error(
+        "this processor lacks {missing}, which cpu profile {profile} needs; choose a lower profile"
+    )]
     Profile {
         /// The profile's name.
         profile: &'static str,

@@ -54,7 +54,11 @@ impl DirtyRing {
     /// Collects the next entry: slot number and page within it.
     pub(super) fn pop(&mut self) -> Option<(u32, u64)> {
         // SAFETY: `next` is masked by the length, so the entry lies in the mapping.
-        let entry = unsafe { self.entries.as_ptr().add((self.next & (self.len - 1)) as usize) };
+        let entry = unsafe {
+            self.entries
+                .as_ptr()
+                .add((self.next & (self.len - 1)) as usize)
+        };
         // SAFETY: the flags are a naturally aligned u32 in a live mapping; kernel and collector share it atomically.
         let flags = unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) };
         if flags.load(Ordering::Acquire) & DIRTY == 0 {

@@ -1,5 +1,8 @@
 //! Making a running vCPU return: `immediate_exit` for the next entry, a signal for the current one.
-#![expect(unsafe_code, reason = "maps the kvm_run page, sends a signal to one thread")]
+#![expect(
+    unsafe_code,
+    reason = "maps the kvm_run page, sends a signal to one thread"
+)]
 
 use std::fs::File;
 use std::io;

@@ -51,7 +51,8 @@ impl Kvm {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open() -> Result<Self, OpenError> {
-        let device = kvm_ioctls::Kvm::new().map_err(|error| OpenError::from_errno(error.errno()))?;
+        let device =
+            kvm_ioctls::Kvm::new().map_err(|error| OpenError::from_errno(error.errno()))?;
         let version = device.get_api_version();
         if version != API_VERSION {
             return Err(OpenError::ApiVersion { version });
@@ -69,9 +70,14 @@ impl Kvm {
             }),
         };
         let capabilities = probe::run(&unprobed).map_err(OpenError::Probe)?;
-        let device = Arc::into_inner(unprobed.inner).ok_or(OpenError::MissingCapability { name: "probe" })?.device;
+        let device = Arc::into_inner(unprobed.inner)
+            .ok_or(OpenError::MissingCapability { name: "probe" })?
+            .device;
         Ok(Self {
-            inner: Arc::new(Inner { device, capabilities }),
+            inner: Arc::new(Inner {
+                device,
+                capabilities,
+            }),
         })
     }
 
@@ -120,8 +126,9 @@ impl VmConfig {
     /// [`VmError::Hypervisor`] when the model has more leaves than KVM takes.
     pub fn new(model: &CpuModel, tracking: Tracking) -> Result<Self, VmError> {
         let entries: Vec<kvm_cpuid_entry2> = model.leaves.iter().map(leaf_to_kvm).collect();
-        let cpuid = CpuId::from_entries(&entries)
-            .map_err(|_| VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput))?;
+        let cpuid = CpuId::from_entries(&entries).map_err(|_| {
+            VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput)
+        })?;
         Ok(Self {
             cpuid: Arc::new(cpuid),
             tracking,
@@ -149,7 +156,9 @@ pub enum OpenError {
     )]
     Absent,
     /// `/dev/kvm` may not be opened.
-    #[error("/dev/kvm may not be opened by this user; add the user to group kvm or run `sudo chmod 666 /dev/kvm`")]
+    #[error(
+        "/dev/kvm may not be opened by this user; add the user to group kvm or run `sudo chmod 666 /dev/kvm`"
+    )]
     Permission,
     /// Opening failed for another reason.
     #[error("cannot open /dev/kvm")]
@@ -218,7 +227,9 @@ fn leaf_from_kvm(entry: &kvm_cpuid_entry2) -> CpuidLeaf {
 }
 
 fn leaf_to_kvm(leaf: &CpuidLeaf) -> kvm_cpuid_entry2 {
-    let flags = leaf.subleaf.map_or(0, |_| kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+    let flags = leaf
+        .subleaf
+        .map_or(0, |_| kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
     kvm_cpuid_entry2 {
         function: leaf.leaf,
         index: leaf.subleaf.unwrap_or(0),

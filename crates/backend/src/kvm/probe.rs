@@ -53,10 +53,12 @@ const RING_ZERO_PART: u64 = 18;
 /// Runs the guest and completes the capabilities that can be asked.
 pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     let model = kvm.cpu_model(CpuProfile::V1)?;
-    let memory = guest_memory().map_err(|error| VmError::hypervisor("preparing the probe's memory", error))?;
+    let memory = guest_memory()
+        .map_err(|error| VmError::hypervisor("preparing the probe's memory", error))?;
     let mut vm = kvm.create_vm(&VmConfig::new(&model, Tracking::None)?)?;
-    let all = GpaRange::new(Gpa::literal(0), MEMORY_LEN_BYTES)
-        .map_err(|_| VmError::hypervisor("preparing the probe's memory", io::ErrorKind::InvalidInput))?;
+    let all = GpaRange::new(Gpa::literal(0), MEMORY_LEN_BYTES).map_err(|_| {
+        VmError::hypervisor("preparing the probe's memory", io::ErrorKind::InvalidInput)
+    })?;
     // SAFETY: `memory` is declared before `vm`, so it outlives it, and no reference into it exists.
     unsafe { vm.map(all, memory.hva(), Protection::Write) }?;
     let mut state = boot::amd64_user(&machine(), &start(CODE));
@@ -66,7 +68,9 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     vm.settle()?;
     memory
         .write_u64(PT + (WINDOW >> 12) * 8, SECOND_PAGE | PRESENT_WRITE_USER)
-        .map_err(|error| VmError::hypervisor("editing the probe's tables", io::Error::other(error)))?;
+        .map_err(|error| {
+            VmError::hypervisor("editing the probe's tables", io::Error::other(error))
+        })?;
     vm.get_state(StateGroup::Special, &mut state)?;
     state.special.cr3 |= CR3_PWT;
     vm.set_state(StateGroup::Special, &state)?;
@@ -76,11 +80,22 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     let vector = vm.run()?;
 
     if u64::from(before) != FIRST_VALUE {
-        return Err(VmError::hypervisor("the probe's first read", io::ErrorKind::InvalidData));
+        return Err(VmError::hypervisor(
+            "the probe's first read",
+            io::ErrorKind::InvalidData,
+        ));
     }
     Ok(Capabilities {
-        mmu: if u64::from(after) == SECOND_VALUE { Mmu::Nested } else { Mmu::Shadow },
-        ring_zero: if matches!(vector, Exit::IoOut { .. }) { RingZero::Native } else { RingZero::Emulated },
+        mmu: if u64::from(after) == SECOND_VALUE {
+            Mmu::Nested
+        } else {
+            Mmu::Shadow
+        },
+        ring_zero: if matches!(vector, Exit::IoOut { .. }) {
+            RingZero::Native
+        } else {
+            RingZero::Emulated
+        },
         ..kvm.capabilities().clone()
     })
 }
@@ -88,7 +103,10 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
 fn value_of(exit: Exit) -> Result<u32, VmError> {
     match exit {
         Exit::IoOut { data, .. } => Ok(data),
-        _ => Err(VmError::hypervisor("running the probe", io::ErrorKind::Unsupported)),
+        _ => Err(VmError::hypervisor(
+            "running the probe",
+            io::ErrorKind::Unsupported,
+        )),
     }
 }
 
@@ -105,13 +123,17 @@ fn guest_memory() -> io::Result<HostMemory> {
     write(FIRST_PAGE, FIRST_VALUE)?;
     write(SECOND_PAGE, SECOND_VALUE)?;
     write_u16(&memory, TSS + TSS_BITMAP_BASE, TSS_BITMAP)?;
-    memory.write(TSS + u64::from(TSS_LAST), &[0xFF]).map_err(io::Error::other)?;
+    memory
+        .write(TSS + u64::from(TSS_LAST), &[0xFF])
+        .map_err(io::Error::other)?;
     memory.write(CODE, &PROGRAM).map_err(io::Error::other)?;
     Ok(memory)
 }
 
 fn write_u16(memory: &HostMemory, at: u64, value: u16) -> io::Result<()> {
-    memory.write(at, &value.to_le_bytes()).map_err(io::Error::other)
+    memory
+        .write(at, &value.to_le_bytes())
+        .map_err(io::Error::other)
 }
 
 fn machine() -> Amd64Machine {
@@ -119,7 +141,10 @@ fn machine() -> Amd64Machine {
         root: Gpa::literal(PML4),
         gdt: DescriptorTable::default(),
         idt: DescriptorTable::default(),
-        tss: DescriptorTable { base: TSS, limit: TSS_LAST },
+        tss: DescriptorTable {
+            base: TSS,
+            limit: TSS_LAST,
+        },
         xcr0: Xcr0::RESET,
         cr4_features: 0,
     }

@@ -22,7 +22,12 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Finds a number for a new range.
-    pub(super) fn plan(&self, gpa: GpaRange, host: Hva, protection: Protection) -> Result<Slot, VmError> {
+    pub(super) fn plan(
+        &self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<Slot, VmError> {
         if !host.is_page_aligned() {
             return Err(VmError::Unaligned { host });
         }
@@ -32,8 +37,15 @@ impl Slots {
                 mapped: slot.gpa,
             });
         }
-        let number = (0..).find(|&number| self.by_number(number).is_none()).unwrap_or(u32::MAX);
-        Ok(Slot { number, gpa, host, protection })
+        let number = (0..)
+            .find(|&number| self.by_number(number).is_none())
+            .unwrap_or(u32::MAX);
+        Ok(Slot {
+            number,
+            gpa,
+            host,
+            protection,
+        })
     }
 
     pub(super) fn insert(&mut self, slot: Slot) {
@@ -50,7 +62,10 @@ impl Slots {
     }
 
     pub(super) fn smallest(&self) -> Option<Slot> {
-        self.slots.iter().min_by_key(|slot| slot.gpa.len_bytes()).copied()
+        self.slots
+            .iter()
+            .min_by_key(|slot| slot.gpa.len_bytes())
+            .copied()
     }
 
     pub(super) fn remove(&mut self, number: u32) {

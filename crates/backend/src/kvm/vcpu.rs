@@ -23,8 +23,11 @@ pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> De
     };
     Decoded::Exit(match exit {
         VcpuExit::IoOut(port, data) => decode_out(*port, data),
-        VcpuExit::IoIn(port, data) => IoWidth::from_len_bytes(data.len())
-            .map_or(Exit::IoString { port: *port }, |width| Exit::IoIn { port: *port, width }),
+        VcpuExit::IoIn(port, data) => {
+            IoWidth::from_len_bytes(data.len()).map_or(Exit::IoString { port: *port }, |width| {
+                Exit::IoIn { port: *port, width }
+            })
+        }
         VcpuExit::MmioRead(gpa, _) => memory_fault(*gpa, Access::Read),
         VcpuExit::MmioWrite(gpa, _) => memory_fault(*gpa, Access::Write),
         VcpuExit::MemoryFault { gpa, .. } => memory_fault(*gpa, Access::Read),
@@ -35,7 +38,9 @@ pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> De
         VcpuExit::Intr => Exit::Interrupted,
         VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL) => return Decoded::DirtyRingFull,
         VcpuExit::Unsupported(reason) => Exit::Unhandled { reason: *reason },
-        _ => Exit::Unhandled { reason: KVM_EXIT_UNKNOWN },
+        _ => Exit::Unhandled {
+            reason: KVM_EXIT_UNKNOWN,
+        },
     })
 }
 

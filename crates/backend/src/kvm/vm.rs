@@ -1,5 +1,8 @@
 //! One KVM VM with one vCPU.
-#![expect(unsafe_code, reason = "gives host memory to the kernel and reads the kvm_run page")]
+#![expect(
+    unsafe_code,
+    reason = "gives host memory to the kernel and reads the kvm_run page"
+)]
 
 use std::fs::File;
 use std::io;
@@ -12,7 +15,9 @@ use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
     kvm_enable_cap, kvm_msr_entry, kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd};
+use kvm_ioctls::{
+    MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd,
+};
 use vellum_layout::{Gpa, GpaRange};
 use vmm_sys_util::{errno, ioctl_io_nr};
 
@@ -61,7 +66,8 @@ impl KvmVm {
         capabilities: &Capabilities,
         config: &VmConfig,
     ) -> Result<Self, VmError> {
-        let vm = retry(|| device.create_vm()).map_err(|error| VmError::hypervisor("KVM_CREATE_VM", error))?;
+        let vm = retry(|| device.create_vm())
+            .map_err(|error| VmError::hypervisor("KVM_CREATE_VM", error))?;
         let ring_pages = match config.tracking {
             Tracking::FirstWrites => capabilities.dirty_ring_pages,
             Tracking::None => 0,
@@ -70,12 +76,14 @@ impl KvmVm {
         if capabilities.msr_filter {
             deny_undeclared_msrs(&vm)?;
         }
-        let vcpu = vm.create_vcpu(0).map_err(|error| VmError::hypervisor("KVM_CREATE_VCPU", error))?;
+        let vcpu = vm
+            .create_vcpu(0)
+            .map_err(|error| VmError::hypervisor("KVM_CREATE_VCPU", error))?;
         vcpu.set_cpuid2(&config.cpuid)
             .map_err(|error| VmError::hypervisor("KVM_SET_CPUID2", error))?;
         let file = borrowed_file(&vcpu);
-        let interrupter =
-            KvmInterrupter::new(&file).map_err(|error| VmError::hypervisor("mapping the kvm_run page", error))?;
+        let interrupter = KvmInterrupter::new(&file)
+            .map_err(|error| VmError::hypervisor("mapping the kvm_run page", error))?;
         let ring = match ring_pages {
             0 => None,
             pages => Some(
@@ -126,13 +134,19 @@ impl KvmVm {
         // SAFETY: the request takes no argument and touches no memory but the ring, which is collected.
         let result = unsafe { vmm_sys_util::ioctl::ioctl(&self.vm, KVM_RESET_DIRTY_RINGS()) };
         if result < 0 {
-            return Err(VmError::hypervisor("KVM_RESET_DIRTY_RINGS", io::Error::last_os_error()));
+            return Err(VmError::hypervisor(
+                "KVM_RESET_DIRTY_RINGS",
+                io::Error::last_os_error(),
+            ));
         }
         Ok(())
     }
 
     fn get_xsave(&self) -> Result<XsaveArea, VmError> {
-        let area = self.vcpu.get_xsave().map_err(|error| VmError::hypervisor("KVM_GET_XSAVE", error))?;
+        let area = self
+            .vcpu
+            .get_xsave()
+            .map_err(|error| VmError::hypervisor("KVM_GET_XSAVE", error))?;
         let mut bytes = [0; XSAVE_LEN_BYTES];
         for (target, word) in bytes.chunks_exact_mut(4).zip(area.region) {
             target.copy_from_slice(&word.to_ne_bytes());
@@ -147,13 +161,17 @@ impl KvmVm {
         }
         // SAFETY: the kernel reads 4096 bytes, the size of `region`, as long as no component beyond them was requested for
         // this process with `arch_prctl`, which nothing here does.
-        unsafe { self.vcpu.set_xsave(&area) }.map_err(|error| VmError::hypervisor("KVM_SET_XSAVE", error))
+        unsafe { self.vcpu.set_xsave(&area) }
+            .map_err(|error| VmError::hypervisor("KVM_SET_XSAVE", error))
     }
 
     fn get_msrs(&self) -> Result<Msrs, VmError> {
         let mut values = Msrs::default();
         let mut list = msr_list(&values)?;
-        let read = self.vcpu.get_msrs(&mut list).map_err(|error| VmError::hypervisor("KVM_GET_MSRS", error))?;
+        let read = self
+            .vcpu
+            .get_msrs(&mut list)
+            .map_err(|error| VmError::hypervisor("KVM_GET_MSRS", error))?;
         if let Some(&index) = msr::DECLARED.get(read) {
             return Err(VmError::Msr { index });
         }
@@ -165,7 +183,10 @@ impl KvmVm {
 
     fn set_msrs(&self, values: &Msrs) -> Result<(), VmError> {
         let list = msr_list(values)?;
-        let written = self.vcpu.set_msrs(&list).map_err(|error| VmError::hypervisor("KVM_SET_MSRS", error))?;
+        let written = self
+            .vcpu
+            .set_msrs(&list)
+            .map_err(|error| VmError::hypervisor("KVM_SET_MSRS", error))?;
         match msr::DECLARED.get(written) {
             Some(&index) => Err(VmError::Msr { index }),
             None => Ok(()),
@@ -180,7 +201,9 @@ impl KvmVm {
             self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
             return Ok(());
         }
-        self.vcpu.set_sregs(&sregs).map_err(|error| VmError::hypervisor("KVM_SET_SREGS", error))
+        self.vcpu
+            .set_sregs(&sregs)
+            .map_err(|error| VmError::hypervisor("KVM_SET_SREGS", error))
     }
 
     fn set_general(&mut self, state: &VcpuState) -> Result<(), VmError> {
@@ -190,7 +213,9 @@ impl KvmVm {
             self.vcpu.set_sync_dirty_reg(SyncReg::Register);
             return Ok(());
         }
-        self.vcpu.set_regs(&regs).map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
+        self.vcpu
+            .set_regs(&regs)
+            .map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
     }
 
     /// Whether `register` was written to the shared page and not yet taken from there by the kernel.
@@ -204,7 +229,12 @@ impl Vm for KvmVm {
         &self.capabilities
     }
 
-    unsafe fn map(&mut self, gpa: GpaRange, host: Hva, protection: Protection) -> Result<(), VmError> {
+    unsafe fn map(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
         let slot = self.slots.plan(gpa, host, protection)?;
         self.set_slot(&slot, gpa.len_bytes())?;
         self.slots.insert(slot);
@@ -272,7 +302,9 @@ impl Vm for KvmVm {
         if let Pending::Input(_) = self.pending {
             self.complete_io_in(0)?;
         }
-        if self.pending == Pending::Nothing && !self.is_staged(SyncReg::Register) && !self.is_staged(SyncReg::SystemRegister)
+        if self.pending == Pending::Nothing
+            && !self.is_staged(SyncReg::Register)
+            && !self.is_staged(SyncReg::SystemRegister)
         {
             return Ok(());
         }
@@ -285,7 +317,10 @@ impl Vm for KvmVm {
                 Ok(())
             }
             Err(error) => Err(VmError::hypervisor("KVM_RUN to settle", error)),
-            Ok(()) => Err(VmError::hypervisor("KVM_RUN to settle", io::ErrorKind::Unsupported)),
+            Ok(()) => Err(VmError::hypervisor(
+                "KVM_RUN to settle",
+                io::ErrorKind::Unsupported,
+            )),
         }
     }
 
@@ -295,30 +330,43 @@ impl Vm for KvmVm {
                 state.general = registers::gprs_from_kvm(&self.vcpu.sync_regs_mut().regs);
             }
             StateGroup::General => {
-                let regs = self.vcpu.get_regs().map_err(|error| VmError::hypervisor("KVM_GET_REGS", error))?;
+                let regs = self
+                    .vcpu
+                    .get_regs()
+                    .map_err(|error| VmError::hypervisor("KVM_GET_REGS", error))?;
                 state.general = registers::gprs_from_kvm(&regs);
             }
             StateGroup::Special if self.is_staged(SyncReg::SystemRegister) => {
                 state.special = registers::special_from_kvm(&self.vcpu.sync_regs_mut().sregs);
             }
             StateGroup::Special => {
-                let sregs = self.vcpu.get_sregs().map_err(|error| VmError::hypervisor("KVM_GET_SREGS", error))?;
+                let sregs = self
+                    .vcpu
+                    .get_sregs()
+                    .map_err(|error| VmError::hypervisor("KVM_GET_SREGS", error))?;
                 state.special = registers::special_from_kvm(&sregs);
             }
             StateGroup::Xsave => state.xsave = self.get_xsave()?,
             StateGroup::Xcr0 => {
-                let xcrs = self.vcpu.get_xcrs().map_err(|error| VmError::hypervisor("KVM_GET_XCRS", error))?;
+                let xcrs = self
+                    .vcpu
+                    .get_xcrs()
+                    .map_err(|error| VmError::hypervisor("KVM_GET_XCRS", error))?;
                 state.xcr0 = xcrs.xcrs.first().map_or(Xcr0::RESET, |xcr| Xcr0(xcr.value));
             }
             StateGroup::Debug => {
-                let debug =
-                    self.vcpu.get_debug_regs().map_err(|error| VmError::hypervisor("KVM_GET_DEBUGREGS", error))?;
+                let debug = self
+                    .vcpu
+                    .get_debug_regs()
+                    .map_err(|error| VmError::hypervisor("KVM_GET_DEBUGREGS", error))?;
                 state.debug = registers::debug_from_kvm(&debug);
             }
             StateGroup::Msrs => state.msrs = self.get_msrs()?,
             StateGroup::Events => {
-                let events =
-                    self.vcpu.get_vcpu_events().map_err(|error| VmError::hypervisor("KVM_GET_VCPU_EVENTS", error))?;
+                let events = self
+                    .vcpu
+                    .get_vcpu_events()
+                    .map_err(|error| VmError::hypervisor("KVM_GET_VCPU_EVENTS", error))?;
                 state.events = registers::events_from_kvm(&events);
             }
         }
@@ -336,7 +384,9 @@ impl Vm for KvmVm {
                     ..kvm_xcrs::default()
                 };
                 xcrs.xcrs[0].value = state.xcr0.0;
-                self.vcpu.set_xcrs(&xcrs).map_err(|error| VmError::hypervisor("KVM_SET_XCRS", error))
+                self.vcpu
+                    .set_xcrs(&xcrs)
+                    .map_err(|error| VmError::hypervisor("KVM_SET_XCRS", error))
             }
             StateGroup::Debug => self
                 .vcpu
@@ -366,7 +416,9 @@ impl Vm for KvmVm {
         if self.capabilities.mmu == Mmu::Nested {
             return Ok(());
         }
-        let Some(slot) = self.slots.smallest() else { return Ok(()) };
+        let Some(slot) = self.slots.smallest() else {
+            return Ok(());
+        };
         self.collect_ring();
         self.set_slot(&slot, 0)?;
         self.set_slot(&slot, slot.gpa.len_bytes())
@@ -388,8 +440,12 @@ fn enable_dirty_ring(vm: &VmFd, ring_pages: u32) -> Result<(), VmError> {
     if ring_pages == 0 {
         return Ok(());
     }
-    enable(vm, KVM_CAP_DIRTY_LOG_RING, u64::from(ring_pages * DIRTY_RING_ENTRY_LEN_BYTES))
-        .map_err(|error| VmError::hypervisor("enabling the dirty ring", error))
+    enable(
+        vm,
+        KVM_CAP_DIRTY_LOG_RING,
+        u64::from(ring_pages * DIRTY_RING_ENTRY_LEN_BYTES),
+    )
+    .map_err(|error| VmError::hypervisor("enabling the dirty ring", error))
 }
 
 /// Denies every MSR that is not declared: the guest gets #GP (Linux `Documentation/virt/kvm/api.rst`, section 4.97).
@@ -398,7 +454,8 @@ fn deny_undeclared_msrs(vm: &VmFd) -> Result<(), VmError> {
     const ALLOW_FOUR: [u8; 1] = [0b1111];
     const EFER_ONLY: [u8; 1] = [0b1];
     // Without this the kernel would answer denied accesses itself in the same way; it is stated for older kernels.
-    enable(vm, KVM_CAP_X86_USER_SPACE_MSR, 0).map_err(|error| VmError::hypervisor("denying user-space msr exits", error))?;
+    enable(vm, KVM_CAP_X86_USER_SPACE_MSR, 0)
+        .map_err(|error| VmError::hypervisor("denying user-space msr exits", error))?;
     let range = |base, msr_count, bitmap| MsrFilterRange {
         flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
         base,

@@ -89,7 +89,9 @@ impl VcpuState {
         vm: &mut dyn Vm,
         groups: impl IntoIterator<Item = StateGroup>,
     ) -> Result<(), VmError> {
-        groups.into_iter().try_for_each(|group| vm.get_state(group, self))
+        groups
+            .into_iter()
+            .try_for_each(|group| vm.get_state(group, self))
     }
 
     /// Writes every group to `vm`.
@@ -109,7 +111,9 @@ impl VcpuState {
         vm: &mut dyn Vm,
         groups: impl IntoIterator<Item = StateGroup>,
     ) -> Result<(), VmError> {
-        groups.into_iter().try_for_each(|group| vm.set_state(group, self))
+        groups
+            .into_iter()
+            .try_for_each(|group| vm.set_state(group, self))
     }
 
     /// The groups in which two states differ.

@@ -314,7 +314,10 @@ impl Msrs {
 
     /// The value of a declared register.
     pub fn get(&self, index: u32) -> Option<u64> {
-        self.0.iter().find(|msr| msr.index == index).map(|msr| msr.value)
+        self.0
+            .iter()
+            .find(|msr| msr.index == index)
+            .map(|msr| msr.value)
     }
 
     /// Changes a declared register; says whether there is one of this index.
