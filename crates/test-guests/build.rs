@@ -81,6 +81,7 @@ fn build_rust(root: &Path, out: &Path) {
     cargo
         // Cargo looks for .cargo/config.toml from the working directory upward.
         .current_dir(root.join("guests"))
+        .args(["--config", &remap_paths(root)])
         .args([
             "build",
             "--release",
@@ -98,6 +99,29 @@ fn build_rust(root: &Path, out: &Path) {
     );
     let elf = target_directory.join("x86_64-unknown-linux-gnu/release/vellum-guest-rust");
     fs::copy(&elf, out.join("rust_user.elf")).expect("cargo leaves the guest where it always does");
+}
+
+/// A Cargo setting that keeps this machine's paths out of the guest's panic locations, so that the same sources give
+/// the same ELF everywhere. Cargo appends the list to the one in `guests/.cargo/config.toml`.
+fn remap_paths(root: &Path) -> String {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let root = fs::canonicalize(root).ok();
+    let from = [(root, "vellum"), (home, "cargo")];
+    let flags: Vec<String> = from
+        .into_iter()
+        .filter_map(|(path, name)| Some((path?, name)))
+        .map(|(path, name)| {
+            format!(
+                "{:?}",
+                format!("--remap-path-prefix={}={name}", path.display())
+            )
+        })
+        .collect();
+    format!(
+        "target.x86_64-unknown-linux-gnu.rustflags=[{}]",
+        flags.join(", ")
+    )
 }
 
 /// Removes what this build has set for itself. Flags, wrappers (clippy is one) and target directories of the host's
@@ -129,6 +153,7 @@ fn build_c(root: &Path, out: &Path) -> Option<PathBuf> {
     let elf = out.join("c_user.elf");
     let status = Command::new(&compiler)
         .args(C_FLAGS)
+        .arg(format!("-fmacro-prefix-map={}=vellum", root.display()))
         .arg("-I")
         .arg(root.join("crates/abi/include"))
         .arg("-o")
