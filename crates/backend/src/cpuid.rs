@@ -75,7 +75,8 @@ struct FeatureMask {
 /// Leaf 1 EDX of every profile: FPU DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 (Intel SDM volume 2,
 /// `CPUID`).
 const LEAF1_EDX: u32 = 0x078B_A97D;
-/// Leaf 8000_0001 EDX: SYSCALL, NX, 1 GiB pages, long mode, and the low bits that repeat leaf 1.
+/// Leaf 8000_0001 EDX: SYSCALL, NX, 1 GiB pages, long mode. RDTSCP is not among them, because it reads a register that is not
+/// saved; nor are the bits that repeat leaf 1 on some processors.
 const EXTENDED1_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 29;
 /// SSE3 PCLMULQDQ SSSE3 CMPXCHG16B SSE4.1 SSE4.2 POPCNT AES, and bit 31 (there is a hypervisor).
 const V2_LEAF1_ECX: u32 =
@@ -91,30 +92,38 @@ const V2_EXTENDED1_ECX: u32 = 1;
 /// LZCNT.
 const V3_EXTENDED1_ECX: u32 = V2_EXTENDED1_ECX | 1 << 5;
 
+/// The leaf of AMD's feature words.
+const EXTENDED1: u32 = 0x8000_0001;
 const HYPERVISOR: u32 = 1 << 31;
 const XSAVE: u32 = 1 << 26;
 const AVX: u32 = 1 << 28;
 /// x87, SSE, AVX and the three components of AVX-512, which end before byte 4096 of the save area (Intel SDM volume 1,
 /// section 13.5).
 const SAVEABLE_COMPONENTS: u32 = 0xE7;
+/// Bytes of the parts that every save area has: x87 and SSE, and the header (Intel SDM volume 1, section 13.4).
+const LEGACY_AREA_AND_HEADER_LEN_BYTES: u32 = 512 + 64;
 const SMEP: u32 = 1 << 7;
 const SMAP: u32 = 1 << 20;
 
 /// What x86-64-v2 and v3 demand: leaf 1 ECX, leaf 7 EBX, leaf 8000_0001 ECX.
-const REQUIRED_V2: [(u32, &str); 5] = [
+const REQUIRED_V2: [(u32, &str); 6] = [
     (1, "sse3"),
     (1 << 9, "ssse3"),
     (1 << 13, "cmpxchg16b"),
+    (1 << 19, "sse4.1"),
     (1 << 20, "sse4.2"),
     (1 << 23, "popcnt"),
 ];
-const REQUIRED_V3: [(u32, &str); 4] = [
+const REQUIRED_V2_EXTENDED: [(u32, &str); 1] = [(1, "lahf")];
+const REQUIRED_V3: [(u32, &str); 5] = [
     (1 << 12, "fma"),
     (1 << 22, "movbe"),
-    (1 << 28, "avx"),
+    (XSAVE, "xsave"),
+    (AVX, "avx"),
     (1 << 29, "f16c"),
 ];
 const REQUIRED_V3_LEAF7: [(u32, &str); 3] = [(1 << 3, "bmi1"), (1 << 5, "avx2"), (1 << 8, "bmi2")];
+const REQUIRED_V3_EXTENDED: [(u32, &str); 1] = [(1 << 5, "lzcnt")];
 
 /// Physical address bits that a guest is told: enough for `MAX_GPA` of amd64, and no more than any processor with
 /// virtualization has.
@@ -140,6 +149,7 @@ pub fn model(profile: CpuProfile, supported: &[CpuidLeaf]) -> Result<CpuModel, M
             require_v2(supported)?;
             require(word(supported, 1, |l| l.ecx), &REQUIRED_V3)?;
             require(word(supported, 7, |l| l.ebx), &REQUIRED_V3_LEAF7)?;
+            require(word(supported, EXTENDED1, |l| l.ecx), &REQUIRED_V3_EXTENDED)?;
             Ok(build(profile, supported, Some(&V3_MASK)))
         }
         CpuProfile::Host => Ok(build(profile, supported, None)),
@@ -163,7 +173,8 @@ const V3_MASK: FeatureMask = FeatureMask {
 };
 
 fn require_v2(supported: &[CpuidLeaf]) -> Result<(), MissingFeature> {
-    require(word(supported, 1, |l| l.ecx), &REQUIRED_V2)
+    require(word(supported, 1, |l| l.ecx), &REQUIRED_V2)?;
+    require(word(supported, EXTENDED1, |l| l.ecx), &REQUIRED_V2_EXTENDED)
 }
 
 fn require(word: u32, bits: &[(u32, &'static str)]) -> Result<(), MissingFeature> {
@@ -187,10 +198,10 @@ fn build(profile: CpuProfile, supported: &[CpuidLeaf], mask: Option<&FeatureMask
         (true, false) => Xcr0(Xcr0::X87 | Xcr0::SSE),
         (false, _) => Xcr0::RESET,
     };
-    let components = saved_components(supported, xcr0);
+    let saved = Saved::new(supported, xcr0);
     let leaves: Vec<CpuidLeaf> = supported
         .iter()
-        .filter_map(|leaf| shape(*leaf, mask, components))
+        .filter_map(|leaf| shape(*leaf, mask, saved))
         .collect();
     let leaf7 = word(&leaves, 7, |l| l.ebx);
     let smep = if leaf7 & SMEP != 0 {
@@ -215,17 +226,43 @@ fn build(profile: CpuProfile, supported: &[CpuidLeaf], mask: Option<&FeatureMask
 ///
 /// Where XSAVE is offered, XCR0 confines the guest to them. A hypervisor may also run ring 3 natively without offering XSAVE;
 /// the guest then reaches every component of the host, and every one that can be saved must be.
-fn saved_components(supported: &[CpuidLeaf], xcr0: Xcr0) -> u32 {
-    let offered = word(supported, 0xD, |l| l.eax);
-    let wanted = match xcr0 {
-        Xcr0::RESET => SAVEABLE_COMPONENTS,
-        Xcr0(bits) => u32::try_from(bits).unwrap_or(0),
-    };
-    offered & wanted
+#[derive(Clone, Copy)]
+struct Saved {
+    /// The components, as bits of XCR0.
+    components: u32,
+    /// Bytes of an area in the standard format that holds them.
+    area_len_bytes: u32,
+}
+
+impl Saved {
+    fn new(supported: &[CpuidLeaf], xcr0: Xcr0) -> Self {
+        let offered = word(supported, 0xD, |l| l.eax);
+        let wanted = match xcr0 {
+            Xcr0::RESET => SAVEABLE_COMPONENTS,
+            Xcr0(bits) => u32::try_from(bits).unwrap_or(0),
+        };
+        let components = offered & wanted;
+        let area_len_bytes = supported
+            .iter()
+            .filter(|l| is_saved_component(l, components))
+            // EBX is the component's offset, EAX its size.
+            .map(|l| l.ebx.saturating_add(l.eax))
+            .fold(LEGACY_AREA_AND_HEADER_LEN_BYTES, u32::max);
+        Self {
+            components,
+            area_len_bytes,
+        }
+    }
+}
+
+/// Whether a leaf describes the place of one of `components`, of those that have a subleaf of their own.
+fn is_saved_component(l: &CpuidLeaf, components: u32) -> bool {
+    let subleaf = l.subleaf.unwrap_or(0);
+    l.leaf == 0xD && (2..32).contains(&subleaf) && components & 1 << subleaf != 0
 }
 
 /// One leaf as the guest sees it; `None` hides it.
-fn shape(mut l: CpuidLeaf, mask: Option<&FeatureMask>, components: u32) -> Option<CpuidLeaf> {
+fn shape(mut l: CpuidLeaf, mask: Option<&FeatureMask>, saved: Saved) -> Option<CpuidLeaf> {
     match (l.leaf, l.subleaf.unwrap_or(0)) {
         (0, _) => l.eax = l.eax.min(0xD),
         (1, _) => {
@@ -246,13 +283,13 @@ fn shape(mut l: CpuidLeaf, mask: Option<&FeatureMask>, components: u32) -> Optio
             l.ebx &= mask.map_or(!UNSAVED_LEAF7_EBX, |mask| mask.leaf7_ebx);
         }
         (0xD, 0) => {
-            l.eax = components;
-            l.ebx = l.ecx;
+            l.eax = saved.components;
+            (l.ebx, l.ecx) = (saved.area_len_bytes, saved.area_len_bytes);
             l.edx = 0;
         }
-        (0xD, component @ 2..32) if components & 1 << component != 0 => {}
+        (0xD, _) if is_saved_component(&l, saved.components) => {}
         (0x8000_0000, _) => l.eax = l.eax.min(0x8000_0008),
-        (0x8000_0001, _) => {
+        (EXTENDED1, _) => {
             l.ebx = 0;
             l.edx &= EXTENDED1_EDX;
             l.ecx &= mask.map_or(!UNSAVED_EXTENDED1_ECX, |mask| mask.extended1_ecx);
