@@ -156,8 +156,11 @@ struct vellum_peb {
     uint64_t file_mappings_ptr;
     uint64_t file_mappings_count;
     uint32_t log_level;
-    uint32_t reserved;
+    uint32_t flags;
 };
+
+/* PEB flag: write to each page of a destination before asking for a fill. */
+#define VELLUM_PEB_TOUCH_BEFORE_FILL 1u
 
 /* What the monitor writes about a fault; guests do not need it. */
 struct vellum_fault_record {
@@ -511,10 +514,11 @@ static uint32_t vellum_read_slot_(uint32_t index, uint32_t total, uint8_t type, 
             return VELLUM_TOO_LARGE;
         }
         /* The host fills pages that are the guest's own already; a write makes them so. */
-        for (uint64_t at = 0; at < slot.len_bytes; at += 4096) {
+        uint64_t touched = vellum_state.peb->flags & VELLUM_PEB_TOUCH_BEFORE_FILL ? slot.len_bytes : 0;
+        for (uint64_t at = 0; at < touched; at += 4096) {
             *(volatile uint8_t *)(memory + at) = 0;
         }
-        if (slot.len_bytes > 0) {
+        if (touched > 0) {
             *(volatile uint8_t *)(memory + slot.len_bytes - 1) = 0;
         }
         struct vellum_fill_request request = {(uint32_t)slot.bits, 0, (uint64_t)(uintptr_t)memory, slot.len_bytes};

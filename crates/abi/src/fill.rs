@@ -6,8 +6,9 @@
 //! address and resumes the guest. A request names a slot of the host's *latest* message, and always asks for the
 //! whole value.
 //!
-//! Before it asks, the guest writes to every page of the destination. The host fills pages that are this guest's own
-//! and writable; a page that is still shared with a snapshot, or not there yet, becomes so by the guest's own write.
+//! The host fills pages that are this guest's own and writable. Where the PEB has
+//! [`FLAG_TOUCH_BEFORE_FILL`](crate::peb::FLAG_TOUCH_BEFORE_FILL), a page that is still shared with a snapshot, or not there
+//! yet, becomes so by the guest's own write: the guest writes to every page of the destination before it asks.
 
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

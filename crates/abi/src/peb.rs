@@ -11,6 +11,10 @@ use crate::ABI_VERSION;
 /// First eight bytes of a PEB: `VELLUMPB` in memory order.
 pub const PEB_MAGIC: u64 = u64::from_le_bytes(*b"VELLUMPB");
 
+/// Flag: the monitor makes pages private when the guest first writes to them, so the guest must write to each page of a
+/// destination before it asks for a fill. Without it every page of the heap can be filled as it is.
+pub const FLAG_TOUCH_BEFORE_FILL: u32 = 1 << 0;
+
 /// Process environment block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -49,8 +53,8 @@ pub struct Peb {
     pub file_mappings_count: u64,
     /// Most verbose log level the host wants, as in [`crate::log::Level`]; 0 for none.
     pub log_level: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bits that say how this host works: [`FLAG_TOUCH_BEFORE_FILL`]. Others are zero.
+    pub flags: u32,
 }
 
 const _: () = {
@@ -131,7 +135,7 @@ impl Peb {
             file_mappings_ptr: 0,
             file_mappings_count: 0,
             log_level: 0,
-            reserved: 0,
+            flags: 0,
         }
     }
 

@@ -51,7 +51,7 @@ fn checks() -> Vec<(String, u64)> {
     structure!(checks, "vellum_peb", Peb =>
         magic abi_version size_bytes input_ptr input_len_bytes output_ptr output_len_bytes
         heap_ptr heap_len_bytes stack_top stack_len_bytes init_data_ptr init_data_len_bytes seed
-        file_mappings_ptr file_mappings_count log_level reserved);
+        file_mappings_ptr file_mappings_count log_level flags);
     checks
 }
 

@@ -6,7 +6,7 @@
 )]
 
 use vellum_abi::fill::FillRequest;
-use vellum_abi::peb::Peb;
+use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_abi::port::Port;
 use zerocopy::IntoBytes;
 
@@ -25,6 +25,7 @@ pub struct Link<'g> {
     input_len_bytes: usize,
     output: *mut u8,
     output_len_bytes: usize,
+    touch_before_fill: bool,
     gate: &'g dyn Gate,
 }
 
@@ -42,6 +43,7 @@ impl<'g> Link<'g> {
             input_len_bytes: len(peb.input_len_bytes),
             output: address(peb.output_ptr),
             output_len_bytes: len(peb.output_len_bytes),
+            touch_before_fill: peb.flags & FLAG_TOUCH_BEFORE_FILL != 0,
             gate,
         }
     }
@@ -74,16 +76,17 @@ impl<'g> Link<'g> {
 
     /// Has the host copy the external value of slot `slot` to `destination`.
     ///
-    /// Every page of the destination is touched first: the host writes only to pages that are private to this guest
-    /// already, and where the monitor copies pages that takes a write of the guest's own.
+    /// Where the host asks for it, every page of the destination is touched first: the host writes only to pages that are
+    /// private to this guest already, and where the monitor copies pages that takes a write of the guest's own.
     ///
     /// # Safety
     /// `destination` is valid for writes of `len_bytes` bytes and no reference to them exists. That the bytes are
     /// initialised afterwards rests on the host, which a guest has no choice but to trust.
     pub(crate) unsafe fn fill(&self, slot: u32, destination: *mut u8, len_bytes: usize) {
-        let touched = (0..len_bytes)
+        let pages = if self.touch_before_fill { len_bytes } else { 0 };
+        let touched = (0..pages)
             .step_by(PAGE_LEN_BYTES)
-            .chain(len_bytes.checked_sub(1));
+            .chain(pages.checked_sub(1));
         for offset in touched {
             // SAFETY: the caller allows writes to these bytes.
             unsafe { destination.add(offset).write_volatile(0) };

@@ -37,8 +37,14 @@ fn run(options: &Options) -> Result<(), Error> {
     let host = HostFunctions::new()
         .with("host_add", |a: i32, b: i32| a + b)
         .with("host_echo", |bytes: Vec<u8>| bytes)
-        .with("host_fail", |text: String| -> Result<(), String> { Err(text) });
-    let (mut sandbox, took) = timed(|| Sandbox::builder(&image).host_functions(&host).build(&engine))?;
+        .with("host_fail", |text: String| -> Result<(), String> {
+            Err(text)
+        });
+    let (mut sandbox, took) = timed(|| {
+        Sandbox::builder(&image)
+            .host_functions(&host)
+            .build(&engine)
+    })?;
     println!("sandbox     created and booted in {took:.1?}");
 
     calls(&mut sandbox)?;
@@ -71,7 +77,10 @@ fn calls(sandbox: &mut Sandbox) -> Result<(), Error> {
     let null = sandbox.function::<(), ()>("null")?;
     const CALLS: u32 = 1000;
     let ((), took) = timed(|| (0..CALLS).try_for_each(|_| null.call(sandbox, ())))?;
-    println!("call        null() takes {:.1?}, average of {CALLS}", took / CALLS);
+    println!(
+        "call        null() takes {:.1?}, average of {CALLS}",
+        took / CALLS
+    );
     Ok(())
 }
 
@@ -104,7 +113,10 @@ fn forks(engine: &Engine, snapshot: &Snapshot, host: &HostFunctions) -> Result<(
         .iter_mut()
         .map(|fork| fork.call::<_, u64>("counter_get", ()))
         .collect::<Result<Vec<_>, _>>()?;
-    println!("fork        {FORKS} sandboxes in {:.1?} each; counters {counters:?}", took / FORKS);
+    println!(
+        "fork        {FORKS} sandboxes in {:.1?} each; counters {counters:?}",
+        took / FORKS
+    );
     Ok(())
 }
 
@@ -126,7 +138,9 @@ fn misbehaviour(sandbox: &mut Sandbox, snapshot: &Snapshot) -> Result<(), Error>
 fn report(function: &str, result: Result<(), Error>) {
     match result {
         Ok(()) => println!("survived    {function}() returned, which it should not"),
-        Err(error) if error.kind() == ErrorKind::GuestError => println!("survived    {function}() failed: {error}"),
+        Err(error) if error.kind() == ErrorKind::GuestError => {
+            println!("survived    {function}() failed: {error}")
+        }
         Err(error) => println!("survived    {function}(): {error}"),
     }
 }

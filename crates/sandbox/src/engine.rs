@@ -52,7 +52,11 @@ impl fmt::Display for CowMode {
 impl CowMode {
     /// The mode that suits a hypervisor.
     pub fn suited_to(capabilities: &Capabilities) -> Self {
-        match (capabilities.mmu, capabilities.ring_zero, capabilities.read_only_memory) {
+        match (
+            capabilities.mmu,
+            capabilities.ring_zero,
+            capabilities.read_only_memory,
+        ) {
             (Mmu::Nested, RingZero::Native, true) => Self::GuestSide,
             _ => Self::HostSide,
         }
@@ -88,14 +92,21 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let kvm = Kvm::open().map_err(Failure::NoHypervisor)?;
         let model = kvm.cpu_model(self.profile).map_err(Failure::Hypervisor)?;
-        let cow = self.cow.unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
+        let cow = self
+            .cow
+            .unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
         let tracking = match cow {
             CowMode::HostSide => Tracking::FirstWrites,
             CowMode::GuestSide => Tracking::None,
         };
         let config = VmConfig::new(&model, tracking).map_err(Failure::Hypervisor)?;
         Ok(Engine {
-            inner: Arc::new(Inner { kvm, model, cow, config }),
+            inner: Arc::new(Inner {
+                kvm,
+                model,
+                cow,
+                config,
+            }),
         })
     }
 }
@@ -134,7 +145,11 @@ impl Engine {
     }
 
     pub(crate) fn create_vm(&self) -> Result<Box<dyn Vm>, Failure> {
-        let vm = self.inner.kvm.create_vm(&self.inner.config).map_err(Failure::Hypervisor)?;
+        let vm = self
+            .inner
+            .kvm
+            .create_vm(&self.inner.config)
+            .map_err(Failure::Hypervisor)?;
         Ok(Box::new(vm))
     }
 }
@@ -151,6 +166,9 @@ impl fmt::Display for Engine {
             RingZero::Emulated => "emulated ring 0",
         };
         let (cow, profile) = (self.cow_mode(), self.cpu_profile().name());
-        write!(f, "kvm ({mmu}, {ring_zero}), {cow} copy-on-write, cpu {profile}")
+        write!(
+            f,
+            "kvm ({mmu}, {ring_zero}), {cow} copy-on-write, cpu {profile}"
+        )
     }
 }

@@ -142,7 +142,9 @@ pub(crate) enum Failure {
     ForbiddenPort { port: u16 },
     #[error("guest halted")]
     Halted,
-    #[error("guest dirtied more memory than its scratch holds, at address {address:#x}; give the sandbox more scratch")]
+    #[error(
+        "guest dirtied more memory than its scratch holds, at address {address:#x}; give the sandbox more scratch"
+    )]
     ScratchExhausted { address: u64 },
     #[error("guest message refused")]
     Message(#[source] MessageError),
@@ -197,7 +199,9 @@ impl Failure {
             Self::Space(_) | Self::DuplicateHostFunction { .. } | Self::HostFunctionName { .. } => {
                 ErrorKind::InvalidConfig
             }
-            Self::MissingHostFunction { .. } | Self::HostFunctionSignature { .. } => ErrorKind::MissingHostFunction,
+            Self::MissingHostFunction { .. } | Self::HostFunctionSignature { .. } => {
+                ErrorKind::MissingHostFunction
+            }
             Self::UnknownFunction { .. } => ErrorKind::UnknownFunction,
             Self::Signature { .. } => ErrorKind::TypeMismatch,
             Self::Incompatible { .. } => ErrorKind::Incompatible,
@@ -209,7 +213,9 @@ impl Failure {
             Self::ForbiddenPort { .. } => ErrorKind::ForbiddenPort,
             Self::Halted => ErrorKind::Halted,
             Self::ScratchExhausted { .. } => ErrorKind::ScratchExhausted,
-            Self::Message(_) | Self::Reach(_) | Self::Protocol(_) | Self::ReplyType { .. } => ErrorKind::Protocol,
+            Self::Message(_) | Self::Reach(_) | Self::Protocol(_) | Self::ReplyType { .. } => {
+                ErrorKind::Protocol
+            }
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Crashed(_) => ErrorKind::Crashed,

@@ -136,7 +136,8 @@ fn page_fault(record: &FaultRecord, stack_guard: GvaRange) -> FaultKind {
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
     let address = record.cr2;
-    let below_stack = stack_guard.end().as_u64().saturating_sub(STACK_REACH_BYTES)..stack_guard.end().as_u64();
+    let below_stack =
+        stack_guard.end().as_u64().saturating_sub(STACK_REACH_BYTES)..stack_guard.end().as_u64();
     if below_stack.contains(&address) {
         return FaultKind::StackOverflow;
     }
@@ -176,7 +177,11 @@ impl fmt::Display for Fault {
         if let Some(address) = self.address {
             write!(f, ", address {address:#x}")?;
         }
-        write!(f, " (vector {}, error code {:#x})", self.vector, self.error_code)
+        write!(
+            f,
+            " (vector {}, error code {:#x})",
+            self.vector, self.error_code
+        )
     }
 }
 

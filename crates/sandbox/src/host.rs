@@ -64,7 +64,11 @@ impl HostFunctions {
     /// Adds a function. A name that is taken already, empty, longer than 128 bytes or not printable ASCII is reported when
     /// a sandbox is built with the set.
     #[must_use]
-    pub fn with<Args, F: HostFunction<Args>>(mut self, name: impl Into<String>, function: F) -> Self {
+    pub fn with<Args, F: HostFunction<Args>>(
+        mut self,
+        name: impl Into<String>,
+        function: F,
+    ) -> Self {
         let name = name.into();
         if check_name(name.as_bytes()).is_err() {
             self.mistake.get_or_insert(Mistake::Name(name));
@@ -88,11 +92,18 @@ impl HostFunctions {
     /// Finds what a guest imports, in the order of its import table.
     pub(crate) fn resolve(&self, imports: &[Function]) -> Result<Resolved, Failure> {
         match &self.mistake {
-            Some(Mistake::Duplicate(name)) => return Err(Failure::DuplicateHostFunction { name: name.clone() }),
-            Some(Mistake::Name(name)) => return Err(Failure::HostFunctionName { name: name.clone() }),
+            Some(Mistake::Duplicate(name)) => {
+                return Err(Failure::DuplicateHostFunction { name: name.clone() });
+            }
+            Some(Mistake::Name(name)) => {
+                return Err(Failure::HostFunctionName { name: name.clone() });
+            }
             None => {}
         }
-        let functions = imports.iter().map(|import| self.find(import)).collect::<Result<_, _>>()?;
+        let functions = imports
+            .iter()
+            .map(|import| self.find(import))
+            .collect::<Result<_, _>>()?;
         Ok(Resolved { functions })
     }
 
@@ -115,7 +126,10 @@ impl HostFunctions {
 
 impl fmt::Debug for HostFunctions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions = self.functions.iter().map(|(name, registered)| (name, registered.signature));
+        let functions = self
+            .functions
+            .iter()
+            .map(|(name, registered)| (name, registered.signature));
         f.debug_map().entries(functions).finish()
     }
 }
@@ -143,12 +157,18 @@ impl Resolved {
     /// Calls an import whose arguments have the right types. A panic ends here.
     pub(crate) fn call(&self, index: u32, incoming: &dyn Incoming) -> Result<Answer, Failure> {
         let Some(function) = self.functions.get(index as usize) else {
-            return Ok(Err((ErrorCode::UnknownFunction, format!("no host function {index}"))));
+            return Ok(Err((
+                ErrorCode::UnknownFunction,
+                format!("no host function {index}"),
+            )));
         };
         match catch_unwind(AssertUnwindSafe(|| (function.call)(incoming))) {
             Ok(Ok(result)) => Ok(result.map_err(|text| (ErrorCode::FunctionFailed, bounded(text)))),
             Ok(Err(failure)) => Err(failure),
-            Err(panic) => Ok(Err((ErrorCode::FunctionPanicked, panic_text(panic.as_ref())))),
+            Err(panic) => Ok(Err((
+                ErrorCode::FunctionPanicked,
+                panic_text(panic.as_ref()),
+            ))),
         }
     }
 }
@@ -156,7 +176,9 @@ impl Resolved {
 /// Cuts a text to what a message may carry.
 fn bounded(mut text: String) -> String {
     if text.len() > MAX_ERROR_TEXT_LEN_BYTES {
-        let end = (0..=MAX_ERROR_TEXT_LEN_BYTES).rev().find(|&end| text.is_char_boundary(end));
+        let end = (0..=MAX_ERROR_TEXT_LEN_BYTES)
+            .rev()
+            .find(|&end| text.is_char_boundary(end));
         text.truncate(end.unwrap_or(0));
     }
     text
@@ -178,7 +200,10 @@ pub trait HostFunction<Args>: Send + Sync + 'static {
 
     /// Calls it.
     #[doc(hidden)]
-    #[expect(private_interfaces, reason = "implemented and called by this crate only")]
+    #[expect(
+        private_interfaces,
+        reason = "implemented and called by this crate only"
+    )]
     fn call(&self, incoming: &dyn Incoming) -> Result<Result<Value, String>, Failure>;
 }
 
@@ -235,7 +260,8 @@ impl HostResult for () {
 }
 
 fn fetch<T: FromValue>(incoming: &dyn Incoming, index: usize) -> Result<T, Failure> {
-    T::from_value(incoming.argument(index)?).ok_or(Failure::Protocol("an argument changed its type"))
+    T::from_value(incoming.argument(index)?)
+        .ok_or(Failure::Protocol("an argument changed its type"))
 }
 
 macro_rules! host_function {

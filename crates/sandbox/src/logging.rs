@@ -48,7 +48,10 @@ pub(crate) fn printable(text: &str) -> String {
         .flat_map(|character| {
             let plain = !character.is_control();
             let escaped = (!plain).then(|| character.escape_default());
-            plain.then_some(character).into_iter().chain(escaped.into_iter().flatten())
+            plain
+                .then_some(character)
+                .into_iter()
+                .chain(escaped.into_iter().flatten())
         })
         .collect()
 }

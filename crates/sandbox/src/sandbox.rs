@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
 
-use crate::call::{Buffers, CallOptions, Control, Session};
+use crate::call::{Buffers, CallOptions, Control, Phase, Session};
 use crate::engine::Engine;
 use crate::error::{Error, Failure};
 use crate::host::{HostFunctions, Resolved};
@@ -76,8 +76,16 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
     /// # Errors
     /// As [`call`](Self::call), and [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) or
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
-    #[expect(clippy::needless_pass_by_value, reason = "a call takes its arguments like any function")]
-    pub fn call_with(&self, sandbox: &mut Sandbox, args: Args, options: &CallOptions) -> Result<Ret, Error> {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a call takes its arguments like any function"
+    )]
+    pub fn call_with(
+        &self,
+        sandbox: &mut Sandbox,
+        args: Args,
+        options: &CallOptions,
+    ) -> Result<Ret, Error> {
         if !sandbox.image().is_same(&self.image) {
             return Err(Failure::Incompatible {
                 what: "function handle",
@@ -85,7 +93,8 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
             }
             .into());
         }
-        let value = args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
+        let value =
+            args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
         Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
     }
 }
@@ -160,7 +169,11 @@ impl SandboxBuilder {
 
     /// Adds a host function; see [`HostFunctions::with`].
     #[must_use]
-    pub fn host_function<Args, F: crate::host::HostFunction<Args>>(mut self, name: &str, function: F) -> Self {
+    pub fn host_function<Args, F: crate::host::HostFunction<Args>>(
+        mut self,
+        name: &str,
+        function: F,
+    ) -> Self {
         self.host = self.host.with(name, function);
         self
     }
@@ -181,7 +194,7 @@ impl SandboxBuilder {
         let boot = SnapshotData::boot(&self.image, self.sizes, engine.model())?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
         sandbox.health = Health::Dirty;
-        sandbox.session(|session| session.boot())?;
+        sandbox.session(Phase::Booting, |session| session.boot())?;
         sandbox.health = Health::Ready;
         Ok(sandbox)
     }
@@ -208,11 +221,19 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::MissingHostFunction`](crate::ErrorKind::MissingHostFunction);
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system has no room for one more.
-    pub fn from_snapshot(engine: &Engine, snapshot: &Snapshot, host: &HostFunctions) -> Result<Self, Error> {
+    pub fn from_snapshot(
+        engine: &Engine,
+        snapshot: &Snapshot,
+        host: &HostFunctions,
+    ) -> Result<Self, Error> {
         Ok(Self::make(engine, &snapshot.data, host)?)
     }
 
-    fn make(engine: &Engine, snapshot: &Arc<SnapshotData>, host: &HostFunctions) -> Result<Self, Failure> {
+    fn make(
+        engine: &Engine,
+        snapshot: &Arc<SnapshotData>,
+        host: &HostFunctions,
+    ) -> Result<Self, Failure> {
         let host = host.resolve(snapshot.image.imports())?;
         let mut instance = Instance::new(engine, snapshot)?;
         let control = Control::new(instance.vm().interrupter());
@@ -247,7 +268,10 @@ impl Sandbox {
     /// # Errors
     /// [`ErrorKind::UnknownFunction`](crate::ErrorKind::UnknownFunction) or
     /// [`ErrorKind::TypeMismatch`](crate::ErrorKind::TypeMismatch).
-    pub fn function<Args: Arguments, Ret: FromValue>(&self, name: &str) -> Result<GuestFn<Args, Ret>, Error> {
+    pub fn function<Args: Arguments, Ret: FromValue>(
+        &self,
+        name: &str,
+    ) -> Result<GuestFn<Args, Ret>, Error> {
         let index = self.check(name, Args::TYPES, Some(Ret::TYPE))?.0;
         Ok(GuestFn {
             image: self.image().clone(),
@@ -260,7 +284,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`function`](Self::function) and [`GuestFn::call`].
-    pub fn call<Args: Arguments, Ret: FromValue>(&mut self, name: &str, args: Args) -> Result<Ret, Error> {
+    pub fn call<Args: Arguments, Ret: FromValue>(
+        &mut self,
+        name: &str,
+        args: Args,
+    ) -> Result<Ret, Error> {
         self.function::<Args, Ret>(name)?.call(self, args)
     }
 
@@ -268,18 +296,30 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`call`](Self::call).
-    pub fn call_dynamic(&mut self, name: &str, args: &[Value], options: &CallOptions) -> Result<Value, Error> {
+    pub fn call_dynamic(
+        &mut self,
+        name: &str,
+        args: &[Value],
+        options: &CallOptions,
+    ) -> Result<Value, Error> {
         let types: Vec<ValueType> = args.iter().map(Value::value_type).collect();
         let (index, signature) = self.check(name, &types, None)?;
         let values: Vec<ValueRef<'_>> = args.iter().map(Value::as_ref).collect();
         Ok(self.invoke(index, &values, signature.ret(), options)?)
     }
 
-    fn check(&self, name: &str, params: &[ValueType], ret: Option<ValueType>) -> Result<(u32, Signature), Failure> {
-        let (index, function) = self
-            .image()
-            .find_export(name)
-            .ok_or_else(|| Failure::UnknownFunction { name: name.to_owned() })?;
+    fn check(
+        &self,
+        name: &str,
+        params: &[ValueType],
+        ret: Option<ValueType>,
+    ) -> Result<(u32, Signature), Failure> {
+        let (index, function) =
+            self.image()
+                .find_export(name)
+                .ok_or_else(|| Failure::UnknownFunction {
+                    name: name.to_owned(),
+                })?;
         let actual = *function.signature();
         if actual.params() == params && ret.is_none_or(|ret| ret == actual.ret()) {
             return Ok((index, actual));
@@ -287,7 +327,10 @@ impl Sandbox {
         let asked = Signature::new(params, ret.unwrap_or(actual.ret()));
         Err(Failure::Signature {
             name: name.to_owned(),
-            asked: asked.map_or_else(|| format!("of {} parameters", params.len()), |asked| asked.to_string()),
+            asked: asked.map_or_else(
+                || format!("of {} parameters", params.len()),
+                |asked| asked.to_string(),
+            ),
             actual,
         })
     }
@@ -303,7 +346,9 @@ impl Sandbox {
         let control = self.control.clone();
         let guard = options.begin(&control)?;
         self.health = Health::Dirty;
-        let result = self.session(|session| session.call(index, values, returns));
+        let result = self.session(Phase::Calling, |session| {
+            session.call(index, values, returns)
+        });
         drop(guard);
         match &result {
             // The guest idles again; that its function failed is its answer.
@@ -315,13 +360,18 @@ impl Sandbox {
         result
     }
 
-    fn session<T>(&mut self, run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    fn session<T>(
+        &mut self,
+        phase: Phase,
+        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let mut session = Session {
             instance: &mut self.instance,
             host: &self.host,
             control: &self.control,
             buffers: &mut self.buffers,
             log: LogSink::default(),
+            phase,
         };
         let result = run(&mut session);
         drop(DropReport(&session.log));
@@ -365,7 +415,10 @@ impl Sandbox {
             return Err(Failure::Unusable.into());
         }
         let base = self.instance.base();
-        let incompatible = |than| Failure::Incompatible { what: "snapshot", than };
+        let incompatible = |than| Failure::Incompatible {
+            what: "snapshot",
+            than,
+        };
         if !snapshot.data.image.is_same(&base.image) {
             return Err(incompatible("image").into());
         }
@@ -373,7 +426,11 @@ impl Sandbox {
             return Err(incompatible("size of sandbox").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
-        let leaving = if self.health == Health::Ready { Leaving::Cleanly } else { Leaving::Uncleanly };
+        let leaving = if self.health == Health::Ready {
+            Leaving::Cleanly
+        } else {
+            Leaving::Uncleanly
+        };
         self.health = Health::Dead;
         if is_base {
             self.instance.restore(leaving)?;

@@ -64,8 +64,13 @@ pub(crate) struct SnapshotData {
 
 impl SnapshotData {
     /// The state in which a guest boots.
-    pub(crate) fn boot(image: &GuestImage, sizes: Sizes, model: &CpuModel) -> Result<Self, Failure> {
-        let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+    pub(crate) fn boot(
+        image: &GuestImage,
+        sizes: Sizes,
+        model: &CpuModel,
+    ) -> Result<Self, Failure> {
+        let stack =
+            user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
         let start = EntryPoint {
             entry: image.entry(),
             stack_top: stack.end(),
@@ -142,7 +147,11 @@ pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> 
 type Changed = [(Gva, ChangedPage)];
 
 /// The base, and the changed pages on top.
-fn add_layer(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Result<(Layers, Extents), Failure> {
+fn add_layer(
+    instance: &Instance,
+    base: &SnapshotData,
+    changed: &Changed,
+) -> Result<(Layers, Extents), Failure> {
     if changed.is_empty() {
         return Ok((base.layers.clone(), base.space.clone()));
     }
@@ -161,7 +170,11 @@ fn add_layer(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Res
 }
 
 /// Everything in one layer: what the base's extents hold, and the changed pages over it.
-fn flatten(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Result<(Layers, Extents), Failure> {
+fn flatten(
+    instance: &Instance,
+    base: &SnapshotData,
+    changed: &Changed,
+) -> Result<(Layers, Extents), Failure> {
     let addresses: Vec<Gva> = changed.iter().map(|(gva, _)| *gva).collect();
     let merged = base.space.with_overlay(&addresses, base.layers.pages());
     let pages = merged.extents().iter().map(|extent| extent.pages).sum();
@@ -171,7 +184,9 @@ fn flatten(instance: &Instance, base: &SnapshotData, changed: &Changed) -> Resul
         for extent in merged.extents() {
             for page in extent.image_page..extent.image_page + extent.pages {
                 let target = (next + page - extent.image_page) * PAGE_SIZE;
-                copy_page(instance, base, changed, page, |bytes| memory.write(target, bytes))?;
+                copy_page(instance, base, changed, page, |bytes| {
+                    memory.write(target, bytes)
+                })?;
             }
             extents.push(Extent {
                 image_page: next,

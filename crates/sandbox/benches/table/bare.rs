@@ -103,7 +103,10 @@ fn enter_ring_three(vcpu: &VcpuFd) -> anyhow::Result<()> {
 /// A VM with one vCPU and slots of the given sizes, as a sandbox has them, and nothing in them.
 pub(crate) fn create(slots: &[u64]) -> anyhow::Result<()> {
     let kvm = Kvm::new()?;
-    let memories = slots.iter().map(|&len_bytes| HostMemory::zeroed(len_bytes)).collect::<Result<Vec<_>, _>>()?;
+    let memories = slots
+        .iter()
+        .map(|&len_bytes| HostMemory::zeroed(len_bytes))
+        .collect::<Result<Vec<_>, _>>()?;
     let vm = kvm.create_vm()?;
     let mut gpa = 0x1000;
     for (number, memory) in (0..).zip(&memories) {

@@ -32,12 +32,18 @@ impl Figures {
     }
 
     fn value(&self, name: &str) -> Option<f64> {
-        self.rows.iter().find(|row| row.name == name).map(|row| row.value)
+        self.rows
+            .iter()
+            .find(|row| row.name == name)
+            .map(|row| row.value)
     }
 
     /// A table for people: figure, value, floor, ratio.
     pub(crate) fn table(&self) -> String {
-        let mut table = format!("\n{:<28} {:>14} {:>26} {:>8}\n", "figure", "value", "floor", "ratio");
+        let mut table = format!(
+            "\n{:<28} {:>14} {:>26} {:>8}\n",
+            "figure", "value", "floor", "ratio"
+        );
         for row in &self.rows {
             let floor = row.floor.as_deref().unwrap_or("");
             let ratio = row
@@ -46,14 +52,22 @@ impl Figures {
                 .and_then(|floor| self.value(floor))
                 .map_or(String::new(), |floor| format!("{:.2}", row.value / floor));
             // Writing to a string cannot fail.
-            let _ = writeln!(table, "{:<28} {:>14.1} {:>26} {:>8}", row.name, row.value, floor, ratio);
+            let _ = writeln!(
+                table,
+                "{:<28} {:>14.1} {:>26} {:>8}",
+                row.name, row.value, floor, ratio
+            );
         }
         table
     }
 
     /// A flat object of numbers.
     pub(crate) fn json(&self) -> String {
-        let rows: Vec<String> = self.rows.iter().map(|row| format!("  \"{}\": {:.3}", row.name, row.value)).collect();
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|row| format!("  \"{}\": {:.3}", row.name, row.value))
+            .collect();
         format!("{{\n{}\n}}\n", rows.join(",\n"))
     }
 }

@@ -20,7 +20,10 @@ unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -
 }
 
 /// How many calls `work` makes, for each of `times` times that it does its work.
-pub(crate) fn count_per(times: u32, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+pub(crate) fn count_per(
+    times: u32,
+    work: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
     let before = COUNT.load(Ordering::Relaxed);
     work()?;
     let counted = COUNT.load(Ordering::Relaxed) - before;

@@ -38,7 +38,11 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let effort = if options.quick { Effort::Quick } else { Effort::Full };
+    let effort = if options.quick {
+        Effort::Quick
+    } else {
+        Effort::Full
+    };
     let engine = sandboxes::engine(options.cow.as_deref())?;
     println!("engine: {engine}");
     let mut figures = Figures::default();

@@ -74,7 +74,10 @@ fn batch(times: u32, work: &mut impl FnMut() -> anyhow::Result<()>) -> anyhow::R
     Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(times))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a benchmark are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds of a benchmark are far below 2^52"
+)]
 fn middle(times: Vec<u128>) -> f64 {
     middle_float(times.into_iter().map(|time| time as f64).collect())
 }

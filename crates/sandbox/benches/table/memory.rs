@@ -17,10 +17,19 @@ pub(crate) fn page_tables(effort: Effort, figures: &mut Figures) -> anyhow::Resu
     let target = GvaRange::new(Gva::new(1 << 40)?, GIB)?;
     let build = |words: &mut [u64]| -> anyhow::Result<()> {
         let mut frames = FrameRange::new(frames);
-        let root = frames.allocate_table().ok_or_else(|| anyhow::anyhow!("no frame for the root"))?;
-        let mut mapper = Mapper::new(SliceStore::new(base, words), frames, root, Format::FOUR_LEVEL)?
-            .with_max_leaf(PageSize::Size4KiB);
-        mapper.map(target, Gpa::new(2 * GIB)?, Attrs::WRITE | Attrs::USER)?.ignore("no processor uses these tables");
+        let root = frames
+            .allocate_table()
+            .ok_or_else(|| anyhow::anyhow!("no frame for the root"))?;
+        let mut mapper = Mapper::new(
+            SliceStore::new(base, words),
+            frames,
+            root,
+            Format::FOUR_LEVEL,
+        )?
+        .with_max_leaf(PageSize::Size4KiB);
+        mapper
+            .map(target, Gpa::new(2 * GIB)?, Attrs::WRITE | Attrs::USER)?
+            .ignore("no processor uses these tables");
         Ok(())
     };
     let mut times = Vec::new();
@@ -32,14 +41,22 @@ pub(crate) fn page_tables(effort: Effort, figures: &mut Figures) -> anyhow::Resu
     }
     times.sort_unstable_by(f64::total_cmp);
     // The floor: writing the same words once, plainly.
-    let floor = median(effort.samples(200), || Ok(()), |()| {
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = index as u64;
-        }
-        std::hint::black_box(&mut words);
-        Ok(())
-    })?;
+    let floor = median(
+        effort.samples(200),
+        || Ok(()),
+        |()| {
+            for (index, word) in words.iter_mut().enumerate() {
+                *word = index as u64;
+            }
+            std::hint::black_box(&mut words);
+            Ok(())
+        },
+    )?;
     figures.add("pagetable_fill_floor_ns", floor);
-    figures.add_beside("pagetable_build_1gib_ns", times[times.len() / 2], "pagetable_fill_floor_ns");
+    figures.add_beside(
+        "pagetable_build_1gib_ns",
+        times[times.len() / 2],
+        "pagetable_fill_floor_ns",
+    );
     Ok(())
 }

@@ -27,7 +27,9 @@ fn host_functions() -> HostFunctions {
     HostFunctions::new()
         .with("host_add", |a: i32, b: i32| a + b)
         .with("host_echo", |bytes: Vec<u8>| bytes)
-        .with("host_fail", |text: String| -> Result<(), String> { Err(text) })
+        .with("host_fail", |text: String| -> Result<(), String> {
+            Err(text)
+        })
 }
 
 fn sandbox(engine: &Engine, heap_len_bytes: u64) -> anyhow::Result<Sandbox> {
@@ -65,25 +67,45 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
 
     /// Host calls in one call: the call around them is then small, and is subtracted.
     const CALLS: u32 = 50;
-    let host = pair(samples / 10 + 1, || bare.run(), || Ok(call_host.call(&mut sandbox, (CALLS,)).map(drop)?))?;
+    let host = pair(
+        samples / 10 + 1,
+        || bare.run(),
+        || Ok(call_host.call(&mut sandbox, (CALLS,)).map(drop)?),
+    )?;
     let host_call = (host.figure - call.figure) / f64::from(CALLS);
     figures.add_beside("host_call_ns", host_call, FLOOR);
-    figures.add("host_call_ratio", (host.ratio - call.ratio) / f64::from(CALLS));
+    figures.add(
+        "host_call_ratio",
+        (host.ratio - call.ratio) / f64::from(CALLS),
+    );
 
     const COUNTED: u32 = 1000;
     let per_call = ioctls::count_per(COUNTED, || {
         (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
     })?;
     figures.add("ioctls_per_call", per_call);
-    let with_host_calls = ioctls::count_per(1, || Ok(call_host.call(&mut sandbox, (COUNTED,)).map(drop)?))?;
-    figures.add("ioctls_per_host_call", (with_host_calls - per_call) / f64::from(COUNTED));
+    let with_host_calls = ioctls::count_per(1, || {
+        Ok(call_host.call(&mut sandbox, (COUNTED,)).map(drop)?)
+    })?;
+    figures.add(
+        "ioctls_per_host_call",
+        (with_host_calls - per_call) / f64::from(COUNTED),
+    );
     Ok(())
 }
 
 /// Restores after 0, 1, 16, 256 and 1024 dirty pages.
-pub(crate) fn restores(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+pub(crate) fn restores(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
     let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-    let clean = median(effort.samples(2000), || Ok(()), |()| Ok(sandbox.restore(&snapshot)?))?;
+    let clean = median(
+        effort.samples(2000),
+        || Ok(()),
+        |()| Ok(sandbox.restore(&snapshot)?),
+    )?;
     figures.add_beside("restore_clean_ns", clean, FLOOR);
     for pages in [1, 16, 256, 1024] {
         // A sandbox of its own, so that the remembered set is that of this figure.
@@ -94,7 +116,12 @@ pub(crate) fn restores(engine: &Engine, effort: Effort, figures: &mut Figures) -
     Ok(())
 }
 
-fn restore_dirty(sandbox: &mut Sandbox, snapshot: &Snapshot, pages: u64, samples: usize) -> anyhow::Result<f64> {
+fn restore_dirty(
+    sandbox: &mut Sandbox,
+    snapshot: &Snapshot,
+    pages: u64,
+    samples: usize,
+) -> anyhow::Result<f64> {
     let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
     let sandbox = std::cell::RefCell::new(sandbox);
     median(
@@ -109,11 +136,15 @@ pub(crate) fn cycles(engine: &Engine, effort: Effort, figures: &mut Figures) -> 
     for pages in [1, 16, 256, 1024] {
         let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
         let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
-        let time = median(effort.samples(1000), || Ok(()), |()| {
-            sandbox.restore(&snapshot)?;
-            touch.call(&mut sandbox, (pages,))?;
-            Ok(())
-        })?;
+        let time = median(
+            effort.samples(1000),
+            || Ok(()),
+            |()| {
+                sandbox.restore(&snapshot)?;
+                touch.call(&mut sandbox, (pages,))?;
+                Ok(())
+            },
+        )?;
         figures.add_beside(format!("cycle_dirty_{pages}_ns"), time, FLOOR);
     }
     Ok(())
@@ -130,7 +161,11 @@ pub(crate) fn heaps(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
 }
 
 /// Snapshots and new sandboxes.
-pub(crate) fn creation(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+pub(crate) fn creation(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
     let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
     let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
     let sandbox = std::cell::RefCell::new(&mut sandbox);
@@ -161,31 +196,50 @@ pub(crate) fn creation(engine: &Engine, effort: Effort, figures: &mut Figures) -
 }
 
 /// 50 MB of bytes as an argument.
-pub(crate) fn large_bytes(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+pub(crate) fn large_bytes(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
     const LEN_BYTES: usize = 50_000_000;
     let mut sandbox = sandbox(engine, 128 * MIB)?;
     let bytes = vec![0x5A_u8; LEN_BYTES];
     let take = sandbox.function::<(&[u8],), u64>("len_bytes")?;
     let mut target = vec![0_u8; LEN_BYTES];
     let samples = effort.samples(150);
-    let copy = median(samples, || Ok(()), |()| {
-        target.copy_from_slice(std::hint::black_box(&bytes));
-        std::hint::black_box(&mut target);
-        Ok(())
-    })?;
+    let copy = median(
+        samples,
+        || Ok(()),
+        |()| {
+            target.copy_from_slice(std::hint::black_box(&bytes));
+            std::hint::black_box(&mut target);
+            Ok(())
+        },
+    )?;
     figures.add("memcpy_50mb_ns", copy);
     take.call(&mut sandbox, (&bytes,))?;
-    let time = median(samples, || Ok(()), |()| {
-        let len_bytes = take.call(&mut sandbox, (&bytes,))?;
-        anyhow::ensure!(len_bytes == LEN_BYTES as u64, "the guest saw {len_bytes} bytes");
-        Ok(())
-    })?;
+    let time = median(
+        samples,
+        || Ok(()),
+        |()| {
+            let len_bytes = take.call(&mut sandbox, (&bytes,))?;
+            anyhow::ensure!(
+                len_bytes == LEN_BYTES as u64,
+                "the guest saw {len_bytes} bytes"
+            );
+            Ok(())
+        },
+    )?;
     figures.add_beside("bytes_50mb_ns", time, "memcpy_50mb_ns");
     Ok(())
 }
 
 /// Private memory of each of many sandboxes of one snapshot.
-pub(crate) fn footprint(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+pub(crate) fn footprint(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
     let (_, snapshot) = with_arena(engine, 64 * MIB)?;
     let host = host_functions();
     let count = effort.samples(100);
@@ -207,8 +261,14 @@ fn private_kib() -> anyhow::Result<f64> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
     let mut total = 0.0;
     for name in ["Private_Clean:", "Private_Dirty:"] {
-        let line = text.lines().find(|line| line.starts_with(name)).context("no such line in smaps_rollup")?;
-        let number = line.split_whitespace().nth(1).context("no number in smaps_rollup")?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .context("no such line in smaps_rollup")?;
+        let number = line
+            .split_whitespace()
+            .nth(1)
+            .context("no number in smaps_rollup")?;
         total += number.parse::<f64>()?;
     }
     Ok(total)

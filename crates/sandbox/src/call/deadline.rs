@@ -41,7 +41,9 @@ pub(super) fn watch(at: Instant, control: &Arc<Control>, serial: u64) -> Ticket 
     let mut watch = lock();
     watch.next += 1;
     let key = (at, watch.next);
-    watch.deadlines.insert(key, (Arc::downgrade(control), serial));
+    watch
+        .deadlines
+        .insert(key, (Arc::downgrade(control), serial));
     if watch.is_asleep {
         watch.is_asleep = false;
         WAKE.notify_one();
@@ -79,7 +81,11 @@ fn run() {
                 control.stop(serial, StopReason::DeadlineExceeded);
             }
         }
-        idle_ticks = if lock().deadlines.is_empty() { idle_ticks + 1 } else { 0 };
+        idle_ticks = if lock().deadlines.is_empty() {
+            idle_ticks + 1
+        } else {
+            0
+        };
         if idle_ticks < IDLE_TICKS {
             std::thread::sleep(TICK);
             continue;
@@ -92,7 +98,9 @@ fn run() {
 fn take_expired(now: Instant) -> Vec<(Weak<Control>, u64)> {
     let mut watch = lock();
     let later = watch.deadlines.split_off(&(now, u64::MAX));
-    std::mem::replace(&mut watch.deadlines, later).into_values().collect()
+    std::mem::replace(&mut watch.deadlines, later)
+        .into_values()
+        .collect()
 }
 
 fn sleep_until_needed() {

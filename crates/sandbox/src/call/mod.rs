@@ -7,4 +7,4 @@ mod session;
 
 pub(crate) use control::Control;
 pub use options::{CallOptions, CancelToken};
-pub(crate) use session::{Buffers, Session};
+pub(crate) use session::{Buffers, Phase, Session};

@@ -99,9 +99,9 @@ impl CancelToken {
     }
 
     fn detach(&self, control: &Arc<Control>, serial: u64) {
-        self.lock()
-            .calls
-            .retain(|(other, number)| *number != serial || !std::ptr::eq(other.as_ptr(), Arc::as_ptr(control)));
+        self.lock().calls.retain(|(other, number)| {
+            *number != serial || !std::ptr::eq(other.as_ptr(), Arc::as_ptr(control))
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, TokenState> {
@@ -120,7 +120,10 @@ pub(crate) struct Guard<'a> {
 
 impl CallOptions {
     /// Begins a call. `None` when nothing can stop it, which costs nothing.
-    pub(crate) fn begin<'a>(&'a self, control: &'a Arc<Control>) -> Result<Option<Guard<'a>>, Failure> {
+    pub(crate) fn begin<'a>(
+        &'a self,
+        control: &'a Arc<Control>,
+    ) -> Result<Option<Guard<'a>>, Failure> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -140,7 +143,9 @@ impl CallOptions {
                 return Err(Failure::DeadlineExceeded);
             }
             // A time that no clock can show never comes.
-            guard._deadline = Instant::now().checked_add(timeout).map(|at| deadline::watch(at, control, serial));
+            guard._deadline = Instant::now()
+                .checked_add(timeout)
+                .map(|at| deadline::watch(at, control, serial));
         }
         Ok(Some(guard))
     }

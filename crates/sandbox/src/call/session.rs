@@ -4,8 +4,8 @@ use vellum_abi::fault::{FaultReason, FaultRecord};
 use vellum_abi::fill::FillRequest;
 use vellum_abi::log::{HEADER_LEN_BYTES, LogRecord, PanicRecord};
 use vellum_abi::message::{
-    Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter, Outcome, Place,
-    WriteError, write_error,
+    Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter,
+    Outcome, Place, WriteError, write_error,
 };
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
@@ -71,13 +71,29 @@ pub(crate) struct Session<'a> {
     pub(crate) control: &'a Control,
     pub(crate) buffers: &'a mut Buffers,
     pub(crate) log: LogSink,
+    pub(crate) phase: Phase,
+}
+
+/// What the guest is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its initialisation: it may not call the host yet.
+    Booting,
+    /// A call.
+    Calling,
 }
 
 impl Session<'_> {
     /// Writes the request for a function and runs the guest until its reply.
-    pub(crate) fn call(&mut self, function: u32, values: &[ValueRef<'_>], returns: ValueType) -> Result<Value, Failure> {
+    pub(crate) fn call(
+        &mut self,
+        function: u32,
+        values: &[ValueRef<'_>],
+        returns: ValueType,
+    ) -> Result<Value, Failure> {
         let len_bytes = encode(&mut self.buffers.input, MessageKind::Call, function, values)?;
-        self.instance.write_input(&self.buffers.input[..len_bytes])?;
+        self.instance
+            .write_input(&self.buffers.input[..len_bytes])?;
         match self.run(Offered::Arguments(values))? {
             Stop::Reply => self.reply(function, returns),
             Stop::Ready => Err(Failure::Protocol("the guest idles without a reply")),
@@ -150,7 +166,9 @@ impl Session<'_> {
                 code,
                 text: text.to_owned(),
             }),
-            Outcome::Value(argument) if argument.value_type() == returns => own(self.instance, argument),
+            Outcome::Value(argument) if argument.value_type() == returns => {
+                own(self.instance, argument)
+            }
             Outcome::Value(argument) => Err(Failure::ReplyType {
                 expected: returns,
                 actual: argument.value_type(),
@@ -168,6 +186,10 @@ impl Session<'_> {
         let function = message.function();
         let answer = match check_arguments(&message, self.host)? {
             Err(refused) => Err(refused),
+            Ok(()) if self.phase == Phase::Booting => Err((
+                ErrorCode::NotNow,
+                "a guest cannot call the host while it initialises".to_owned(),
+            )),
             Ok(()) => self.host.call(
                 function,
                 &FromMessage {
@@ -184,16 +206,20 @@ impl Session<'_> {
         let buffer = &mut self.buffers.input;
         let (len_bytes, offered) = match answer {
             Ok(value) => {
-                let len_bytes = encode(buffer, MessageKind::HostReply, function, &[value.as_ref()])?;
+                let len_bytes =
+                    encode(buffer, MessageKind::HostReply, function, &[value.as_ref()])?;
                 (len_bytes, Offered::Result(value))
             }
             Err((code, text)) => {
                 let len_bytes = write_error(buffer, MessageKind::HostReply, function, code, &text)
-                    .map_err(|_| Failure::Protocol("an error message does not fit the input buffer"))?;
+                    .map_err(|_| {
+                        Failure::Protocol("an error message does not fit the input buffer")
+                    })?;
                 (len_bytes, Offered::Arguments(&[]))
             }
         };
-        self.instance.write_input(&self.buffers.input[..len_bytes])?;
+        self.instance
+            .write_input(&self.buffers.input[..len_bytes])?;
         Ok(offered)
     }
 
@@ -201,12 +227,20 @@ impl Session<'_> {
     fn fill(&mut self, offered: &Offered<'_>) -> Result<(), Failure> {
         let mut bytes = [0; FillRequest::LEN_BYTES];
         self.instance.read_output(&mut bytes)?;
-        let request = FillRequest::parse(&bytes).map_err(|_| Failure::Protocol("a fill request that is none"))?;
+        let request = FillRequest::parse(&bytes)
+            .map_err(|_| Failure::Protocol("a fill request that is none"))?;
         let value = offered
             .get(request.slot)
-            .filter(|value| value.value_type().is_variable() && value.payload().len() as u64 == request.len_bytes)
-            .ok_or(Failure::Protocol("a fill request for a value that was not offered"))?;
-        self.instance.write_guest(request.gva, value.payload()).map_err(Failure::Reach)
+            .filter(|value| {
+                value.value_type().is_variable()
+                    && value.payload().len() as u64 == request.len_bytes
+            })
+            .ok_or(Failure::Protocol(
+                "a fill request for a value that was not offered",
+            ))?;
+        self.instance
+            .write_guest(request.gva, value.payload())
+            .map_err(Failure::Reach)
     }
 
     /// Copies a log or panic record, once; its header says how long it is.
@@ -216,7 +250,9 @@ impl Session<'_> {
         let record = len_of(header)
             .and_then(|len_bytes| usize::try_from(len_bytes).ok())
             .and_then(|len_bytes| self.buffers.output.get_mut(..len_bytes))
-            .ok_or(Failure::Protocol("a log or panic record that ends past the output buffer"))?;
+            .ok_or(Failure::Protocol(
+                "a log or panic record that ends past the output buffer",
+            ))?;
         self.instance.read_output(record)?;
         Ok(record)
     }
@@ -224,7 +260,8 @@ impl Session<'_> {
     fn record_log(&mut self) -> Result<(), Failure> {
         let mut log = self.log;
         let bytes = self.take_record(|header| LogRecord::len_bytes(header).ok())?;
-        let record = LogRecord::parse(bytes).map_err(|_| Failure::Protocol("a log record that is none"))?;
+        let record =
+            LogRecord::parse(bytes).map_err(|_| Failure::Protocol("a log record that is none"))?;
         log.emit(&record);
         self.log = log;
         Ok(())
@@ -238,7 +275,12 @@ impl Session<'_> {
         match PanicRecord::parse(bytes) {
             Ok(record) => Failure::Panic {
                 message: crate::logging::printable(record.message),
-                location: format!("{}:{}:{}", crate::logging::printable(record.file), record.line, record.column),
+                location: format!(
+                    "{}:{}:{}",
+                    crate::logging::printable(record.file),
+                    record.line,
+                    record.column
+                ),
             },
             Err(_) => Failure::Protocol("a panic record that is none"),
         }
@@ -247,14 +289,19 @@ impl Session<'_> {
     /// Reads the monitor's record and names what happened.
     fn faulted(&mut self) -> Failure {
         let mut bytes = [0; FaultRecord::LEN_BYTES];
-        if let Err(error) = self.instance.read_bookkeeping(FAULT_RECORD_OFFSET, &mut bytes) {
+        if let Err(error) = self
+            .instance
+            .read_bookkeeping(FAULT_RECORD_OFFSET, &mut bytes)
+        {
             return error.into();
         }
         let Ok(record) = FaultRecord::read_from_bytes(&bytes) else {
             return Failure::Protocol("a fault record that is none");
         };
         match record.reason() {
-            Some(FaultReason::ScratchExhausted) => Failure::ScratchExhausted { address: record.cr2 },
+            Some(FaultReason::ScratchExhausted) => Failure::ScratchExhausted {
+                address: record.cr2,
+            },
             Some(FaultReason::NestedFault) => Failure::Fault(Fault::in_monitor(&record)),
             Some(FaultReason::Exception) => self.exception(&record),
             None => Failure::Protocol("a fault record with an unknown reason"),
@@ -271,7 +318,10 @@ impl Session<'_> {
         /// Bytes of an instruction that tell what it is, prefixes included.
         const LOOK_AT_BYTES: u64 = 4;
         let page_left = vellum_layout::PAGE_SIZE - record.rip % vellum_layout::PAGE_SIZE;
-        let bytes = self.instance.read_guest(record.rip, LOOK_AT_BYTES.min(page_left)).unwrap_or_default();
+        let bytes = self
+            .instance
+            .read_guest(record.rip, LOOK_AT_BYTES.min(page_left))
+            .unwrap_or_default();
         match classify(&bytes) {
             Privileged::Halt => Failure::Halted,
             Privileged::Port(Some(port)) => Failure::ForbiddenPort { port: port.into() },
@@ -294,15 +344,27 @@ fn idle(data: u32) -> Result<Stop, Failure> {
 /// An exit after which the guest cannot go on.
 fn end_of(exit: Exit) -> Failure {
     match exit {
-        Exit::IoOut { port, .. } | Exit::IoIn { port, .. } | Exit::IoString { port } => Failure::ForbiddenPort { port },
+        Exit::IoOut { port, .. } | Exit::IoIn { port, .. } | Exit::IoString { port } => {
+            Failure::ForbiddenPort { port }
+        }
         Exit::Halt => Failure::Halted,
-        Exit::MemoryFault { gpa, access, mapped } => {
+        Exit::MemoryFault {
+            gpa,
+            access,
+            mapped,
+        } => {
             let place = if mapped { "protected" } else { "absent" };
-            Failure::Crashed(format!("{access:?} access to {place} guest-physical memory at {gpa:#x}"))
+            Failure::Crashed(format!(
+                "{access:?} access to {place} guest-physical memory at {gpa:#x}"
+            ))
         }
         Exit::TripleFault => Failure::Crashed("triple fault".into()),
-        Exit::InvalidState { reason } => Failure::Crashed(format!("invalid state, reason {reason:#x}")),
-        Exit::EmulationFailure => Failure::Crashed("the hypervisor cannot carry out an instruction".into()),
+        Exit::InvalidState { reason } => {
+            Failure::Crashed(format!("invalid state, reason {reason:#x}"))
+        }
+        Exit::EmulationFailure => {
+            Failure::Crashed("the hypervisor cannot carry out an instruction".into())
+        }
         Exit::Unhandled { reason } => Failure::Crashed(format!("unexpected exit {reason}")),
         other => Failure::Crashed(format!("unexpected exit {other:?}")),
     }
@@ -325,7 +387,9 @@ fn encode(
         match writer.push(*value) {
             Ok(()) => {}
             Err(WriteError::BufferTooSmall { .. }) => {
-                writer.push_host_slot(value.value_type(), value.payload().len()).map_err(|_| too_large(value))?;
+                writer
+                    .push_host_slot(value.value_type(), value.payload().len())
+                    .map_err(|_| too_large(value))?;
             }
             Err(_) => return Err(too_large(value)),
         }
@@ -340,19 +404,32 @@ fn too_large(value: &ValueRef<'_>) -> Failure {
 }
 
 /// Whether a host call names a function and gives it what it takes. The inner error is for the guest.
-#[expect(clippy::type_complexity, reason = "an error for the caller around an error for the guest")]
-fn check_arguments(message: &Message<'_>, host: &Resolved) -> Result<Result<(), (ErrorCode, String)>, Failure> {
+#[expect(
+    clippy::type_complexity,
+    reason = "an error for the caller around an error for the guest"
+)]
+fn check_arguments(
+    message: &Message<'_>,
+    host: &Resolved,
+) -> Result<Result<(), (ErrorCode, String)>, Failure> {
     let Some(signature) = host.signature(message.function()) else {
         let text = format!("no host function {}", message.function());
         return Ok(Err((ErrorCode::UnknownFunction, text)));
     };
     let params = signature.params();
     if message.slot_count() != params.len() {
-        let text = format!("{} arguments given, {} taken", message.slot_count(), params.len());
+        let text = format!(
+            "{} arguments given, {} taken",
+            message.slot_count(),
+            params.len()
+        );
         return Ok(Err((ErrorCode::ArgumentCount, text)));
     }
     for (index, param) in params.iter().enumerate() {
-        let given = message.argument(index).map_err(Failure::Message)?.value_type();
+        let given = message
+            .argument(index)
+            .map_err(Failure::Message)?
+            .value_type();
         if given != *param {
             let text = format!("argument {index} is {given}, not {param}");
             return Ok(Err((ErrorCode::ArgumentType, text)));
@@ -369,7 +446,10 @@ struct FromMessage<'a> {
 
 impl Incoming for FromMessage<'_> {
     fn argument(&self, index: usize) -> Result<Value, Failure> {
-        own(self.instance, self.message.argument(index).map_err(Failure::Message)?)
+        own(
+            self.instance,
+            self.message.argument(index).map_err(Failure::Message)?,
+        )
     }
 }
 
@@ -382,7 +462,9 @@ fn own(instance: &Instance, argument: Argument<'_>) -> Result<Value, Failure> {
             len_bytes,
             place: Place::GuestMemory { gva },
         }) => {
-            let bytes = instance.read_guest(gva, len_bytes.into()).map_err(Failure::Reach)?;
+            let bytes = instance
+                .read_guest(gva, len_bytes.into())
+                .map_err(Failure::Reach)?;
             match value_type {
                 ValueType::String => String::from_utf8(bytes)
                     .map(Value::String)

@@ -9,12 +9,12 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
+use object::LittleEndian;
 use object::elf::{
-    ELFCLASS32, ELFDATA2MSB, EM_X86_64, ET_EXEC, FileHeader64, PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS,
-    ProgramHeader64,
+    ELFCLASS32, ELFDATA2MSB, EM_X86_64, ET_EXEC, FileHeader64, PF_R, PF_W, PF_X, PT_INTERP,
+    PT_LOAD, PT_NOTE, PT_TLS, ProgramHeader64,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::LittleEndian;
 use vellum_abi::function::FunctionError;
 use vellum_abi::note::{GuestNote, NoteError};
 use vellum_layout::amd64::user::ELF_AREA;
@@ -71,7 +71,9 @@ pub(crate) enum ImageError {
     BigEndian,
     #[error("elf file is for machine {0}, not amd64 (62)")]
     Machine(u16),
-    #[error("elf file has type {0}; link the guest statically at a fixed address (type 2, executable)")]
+    #[error(
+        "elf file has type {0}; link the guest statically at a fixed address (type 2, executable)"
+    )]
     Type(u16),
     #[error("elf headers are malformed: {0}")]
     Malformed(object::read::Error),
@@ -79,18 +81,34 @@ pub(crate) enum ImageError {
     TooManyHeaders(usize),
     #[error("elf file has no loadable segment")]
     NoSegments,
-    #[error("elf file needs {0}, which a guest cannot have; link it statically without start files")]
+    #[error(
+        "elf file needs {0}, which a guest cannot have; link it statically without start files"
+    )]
     Unsupported(&'static str),
-    #[error("segment {index} has {file_len_bytes:#x} bytes in the file but {memory_len_bytes:#x} in memory")]
+    #[error(
+        "segment {index} has {file_len_bytes:#x} bytes in the file but {memory_len_bytes:#x} in memory"
+    )]
     FileLargerThanMemory {
         index: usize,
         file_len_bytes: u64,
         memory_len_bytes: u64,
     },
-    #[error("segment {index} at file offset {offset:#x} with {len_bytes:#x} bytes ends past the file")]
-    OutsideFile { index: usize, offset: u64, len_bytes: u64 },
-    #[error("segment {index} at {address:#x} with {len_bytes:#x} bytes lies outside of the guest's image area {ELF_AREA:x?}")]
-    OutsideArea { index: usize, address: u64, len_bytes: u64 },
+    #[error(
+        "segment {index} at file offset {offset:#x} with {len_bytes:#x} bytes ends past the file"
+    )]
+    OutsideFile {
+        index: usize,
+        offset: u64,
+        len_bytes: u64,
+    },
+    #[error(
+        "segment {index} at {address:#x} with {len_bytes:#x} bytes lies outside of the guest's image area {ELF_AREA:x?}"
+    )]
+    OutsideArea {
+        index: usize,
+        address: u64,
+        len_bytes: u64,
+    },
     #[error("segment {index} at {address:#x} is writable and executable")]
     WritableCode { index: usize, address: u64 },
     #[error("segments share the page at {0:#x}; align segments to 4096 bytes")]
@@ -112,7 +130,9 @@ pub(crate) enum ImageError {
     },
     #[error("function table {section} is not in the loaded image")]
     TableOutsideImage { section: &'static str },
-    #[error("function table {section}, entry {index}: name at {address:#x} is not in the loaded image")]
+    #[error(
+        "function table {section}, entry {index}: name at {address:#x} is not in the loaded image"
+    )]
     NameOutsideImage {
         section: &'static str,
         index: usize,
@@ -134,12 +154,20 @@ pub(crate) enum ImageError {
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO blocks: look before.
     if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_LEN_BYTES + 1).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(MAX_FILE_LEN_BYTES + 1)
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_LEN_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 MiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than 256 MiB",
+        ));
     }
     Ok(bytes)
 }
@@ -157,7 +185,9 @@ pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
     if elf_type != ET_EXEC {
         return Err(ImageError::Type(elf_type.0));
     }
-    let headers = header.program_headers(endian, elf).map_err(ImageError::Malformed)?;
+    let headers = header
+        .program_headers(endian, elf)
+        .map_err(ImageError::Malformed)?;
     if headers.len() > MAX_HEADERS {
         return Err(ImageError::TooManyHeaders(headers.len()));
     }
@@ -167,7 +197,9 @@ pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
         return Err(ImageError::Kind(kind));
     }
     let entry = entry_point(header.e_entry(endian), &segments)?;
-    let sections = header.sections(endian, elf).map_err(ImageError::Malformed)?;
+    let sections = header
+        .sections(endian, elf)
+        .map_err(ImageError::Malformed)?;
     let (exports, imports) = functions::parse(elf, endian, &sections, &segments)?;
     Ok(Parsed {
         entry,
@@ -182,9 +214,17 @@ fn check_identity(elf: &[u8]) -> Result<(), ImageError> {
     const CLASS: usize = 4;
     const DATA: usize = 5;
     if !elf.starts_with(&object::elf::ELFMAG) {
-        return Err(if elf.len() < 4 { ImageError::TooShort { len_bytes: elf.len() } } else { ImageError::NotElf });
+        return Err(if elf.len() < 4 {
+            ImageError::TooShort {
+                len_bytes: elf.len(),
+            }
+        } else {
+            ImageError::NotElf
+        });
     }
-    let too_short = ImageError::TooShort { len_bytes: elf.len() };
+    let too_short = ImageError::TooShort {
+        len_bytes: elf.len(),
+    };
     let (Some(&class), Some(&data)) = (elf.get(CLASS), elf.get(DATA)) else {
         return Err(too_short);
     };
@@ -287,7 +327,9 @@ fn file_range(elf: &[u8], offset: u64, len_bytes: u64) -> Option<Range<usize>> {
 
 fn whole_pages(address: u64, len_bytes: u64) -> Option<GvaRange> {
     let start = address - address % PAGE_SIZE;
-    let end = address.checked_add(len_bytes)?.checked_next_multiple_of(PAGE_SIZE)?;
+    let end = address
+        .checked_add(len_bytes)?
+        .checked_next_multiple_of(PAGE_SIZE)?;
     GvaRange::new(Gva::new(start).ok()?, end - start).ok()
 }
 
@@ -297,7 +339,9 @@ fn check_disjoint(segments: &[Segment]) -> Result<(), ImageError> {
     sorted
         .windows(2)
         .find(|pair| pair[0].range.overlaps(&pair[1].range))
-        .map_or(Ok(()), |pair| Err(ImageError::Overlap(pair[1].range.start().as_u64())))
+        .map_or(Ok(()), |pair| {
+            Err(ImageError::Overlap(pair[1].range.start().as_u64()))
+        })
 }
 
 fn find_note(
@@ -306,7 +350,10 @@ fn find_note(
     headers: &[ProgramHeader64<LittleEndian>],
 ) -> Result<GuestNote, ImageError> {
     let mut last = NoteError::Missing;
-    for header in headers.iter().filter(|header| header.p_type(endian) == PT_NOTE) {
+    for header in headers
+        .iter()
+        .filter(|header| header.p_type(endian) == PT_NOTE)
+    {
         let range = file_range(elf, header.p_offset(endian), header.p_filesz(endian));
         let bytes = range.and_then(|range| elf.get(range)).unwrap_or_default();
         match GuestNote::parse(bytes) {

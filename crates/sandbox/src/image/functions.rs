@@ -34,9 +34,18 @@ fn parse_table(
     let Some((_, header)) = sections.section_by_name(endian, section.as_bytes()) else {
         return Ok(Vec::new());
     };
-    let bytes = bytes_at(elf, segments, header.sh_addr(endian), header.sh_size(endian))
-        .ok_or(ImageError::TableOutsideImage { section })?;
-    let error = |index, source| ImageError::Function { section, index, source };
+    let bytes = bytes_at(
+        elf,
+        segments,
+        header.sh_addr(endian),
+        header.sh_size(endian),
+    )
+    .ok_or(ImageError::TableOutsideImage { section })?;
+    let error = |index, source| ImageError::Function {
+        section,
+        index,
+        source,
+    };
     let entries = FunctionEntry::parse_table(bytes).map_err(|source| error(0, source))?;
     if entries.len() > MAX_FUNCTIONS {
         return Err(ImageError::TooManyFunctions {
@@ -47,15 +56,21 @@ fn parse_table(
     }
     let mut functions: Vec<Function> = Vec::with_capacity(entries.len());
     for (index, entry) in entries.enumerate() {
-        let name = bytes_at(elf, segments, entry.name_ptr, u64::from(entry.name_len_bytes)).ok_or(
-            ImageError::NameOutsideImage {
-                section,
-                index,
-                address: entry.name_ptr,
-            },
-        )?;
+        let name = bytes_at(
+            elf,
+            segments,
+            entry.name_ptr,
+            u64::from(entry.name_len_bytes),
+        )
+        .ok_or(ImageError::NameOutsideImage {
+            section,
+            index,
+            address: entry.name_ptr,
+        })?;
         functions.push(Function {
-            name: check_name(name).map_err(|source| error(index, source))?.to_owned(),
+            name: check_name(name)
+                .map_err(|source| error(index, source))?
+                .to_owned(),
             signature: entry.signature().map_err(|source| error(index, source))?,
         });
     }
@@ -64,12 +79,19 @@ fn parse_table(
 }
 
 /// The bytes of the file that are loaded at a guest-virtual address.
-fn bytes_at<'data>(elf: &'data [u8], segments: &[Segment], address: u64, len_bytes: u64) -> Option<&'data [u8]> {
+fn bytes_at<'data>(
+    elf: &'data [u8],
+    segments: &[Segment],
+    address: u64,
+    len_bytes: u64,
+) -> Option<&'data [u8]> {
     let len_bytes = usize::try_from(len_bytes).ok()?;
     segments.iter().find_map(|segment| {
         let first = segment.range.start().as_u64() + segment.lead_len_bytes;
         let offset = usize::try_from(address.checked_sub(first)?).ok()?;
-        elf.get(segment.file.clone())?.get(offset..)?.get(..len_bytes)
+        elf.get(segment.file.clone())?
+            .get(offset..)?
+            .get(..len_bytes)
     })
 }
 

@@ -106,7 +106,9 @@ impl GuestImage {
 
     /// The index of an exported function.
     pub(crate) fn find_export(&self, name: &str) -> Option<(u32, &Function)> {
-        (0..).zip(&self.inner.exports).find(|(_, function)| function.name == name)
+        (0..)
+            .zip(&self.inner.exports)
+            .find(|(_, function)| function.name == name)
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
@@ -131,7 +133,10 @@ fn fill_layer(elf: &[u8], segments: &[Segment]) -> std::io::Result<Arc<Layer>> {
         segments.iter().try_for_each(|segment| {
             // The file range was checked by the parser.
             let bytes = elf.get(segment.file.clone()).unwrap_or_default();
-            memory.write(segment.first_page * vellum_layout::PAGE_SIZE + segment.lead_len_bytes, bytes)
+            memory.write(
+                segment.first_page * vellum_layout::PAGE_SIZE + segment.lead_len_bytes,
+                bytes,
+            )
         })
     })
 }

@@ -6,6 +6,7 @@
 /// A set of page numbers with constant-time insertion, iterated in the order of insertion.
 #[derive(Debug)]
 pub(super) struct DirtySet {
+    limit: u64,
     present: Vec<u64>,
     pages: Vec<u32>,
 }
@@ -15,6 +16,7 @@ impl DirtySet {
     pub(super) fn new(limit: u64) -> Self {
         let words = usize::try_from(limit.div_ceil(64)).unwrap_or(usize::MAX);
         Self {
+            limit,
             present: vec![0; words],
             pages: Vec::new(),
         }
@@ -22,8 +24,13 @@ impl DirtySet {
 
     /// Adds a page; a page at or above the limit is ignored.
     pub(super) fn insert(&mut self, page: u64) {
-        let Ok(number) = u32::try_from(page) else { return };
-        let Some(word) = usize::try_from(page / 64).ok().and_then(|word| self.present.get_mut(word)) else {
+        let (true, Ok(number)) = (page < self.limit, u32::try_from(page)) else {
+            return;
+        };
+        let Some(word) = usize::try_from(page / 64)
+            .ok()
+            .and_then(|word| self.present.get_mut(word))
+        else {
             return;
         };
         let bit = 1 << (page % 64);

@@ -28,7 +28,12 @@ impl GuestSide {
         snapshot: &SnapshotData,
         tables_used: u64,
     ) -> Result<(), Failure> {
-        let areas = snapshot.space.areas().iter().filter_map(demand_zero).collect::<Vec<_>>();
+        let areas = snapshot
+            .space
+            .areas()
+            .iter()
+            .filter_map(demand_zero)
+            .collect::<Vec<_>>();
         if areas.len() > MAX_AREAS {
             return Err(Failure::Space(SpaceError::Overflow));
         }
@@ -45,7 +50,12 @@ impl GuestSide {
         set_allocator(memory, data.frames.start())
     }
 
-    fn remember_tables(&mut self, memory: &GuestMemory, geometry: &Geometry, used: u64) -> Result<(), Failure> {
+    fn remember_tables(
+        &mut self,
+        memory: &GuestMemory,
+        geometry: &Geometry,
+        used: u64,
+    ) -> Result<(), Failure> {
         let start = memory.scratch_offset(geometry.tables);
         self.pristine.clear();
         for offset in (start..start + used * PAGE_SIZE).step_by(8) {
@@ -79,7 +89,10 @@ impl GuestSide {
         for offset in (log..log + used * 8).step_by(8) {
             let entry = memory.scratch.read_u64(offset)?;
             // An entry of a table that was itself allocated since then vanishes with that table.
-            if let Some(at) = Gpa::new(entry).ok().and_then(|entry| geometry.tables.offset_of(entry)) {
+            if let Some(at) = Gpa::new(entry)
+                .ok()
+                .and_then(|entry| geometry.tables.offset_of(entry))
+            {
                 self.put_back(memory, geometry, at..at + 8)?;
             }
         }
@@ -87,7 +100,12 @@ impl GuestSide {
         set_allocator(memory, frames.start())
     }
 
-    fn put_back(&self, memory: &GuestMemory, geometry: &Geometry, tables: Range<u64>) -> Result<(), Failure> {
+    fn put_back(
+        &self,
+        memory: &GuestMemory,
+        geometry: &Geometry,
+        tables: Range<u64>,
+    ) -> Result<(), Failure> {
         let start = memory.scratch_offset(geometry.tables);
         for offset in tables.step_by(8) {
             let index = usize::try_from(offset / 8).unwrap_or(usize::MAX);
@@ -120,8 +138,12 @@ fn allocated_frames(memory: &GuestMemory, geometry: &Geometry) -> Result<u64, Fa
     let frames = geometry.free_frames()?;
     let offset = memory.scratch.len_bytes() - SCRATCH_TOP_ALLOCATOR_OFFSET;
     let next = memory.scratch.read_u64(offset)?;
-    let used = Gpa::new(next).ok().and_then(|next| next.offset_from(frames.start()));
-    Ok(used.map_or(frames.pages(), |bytes| bytes / PAGE_SIZE).min(frames.pages()))
+    let used = Gpa::new(next)
+        .ok()
+        .and_then(|next| next.offset_from(frames.start()));
+    Ok(used
+        .map_or(frames.pages(), |bytes| bytes / PAGE_SIZE)
+        .min(frames.pages()))
 }
 
 /// The pages that the monitor has copied or made, found by walking the lower half of the tables.
@@ -132,7 +154,8 @@ pub(super) fn changed(
 ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
     let store = TableAccess::new(memory);
     let frames = geometry.free_frames()?;
-    let budget = Budget::for_memory(geometry.plan.image().len_bytes() + geometry.plan.scratch().len_bytes());
+    let budget =
+        Budget::for_memory(geometry.plan.image().len_bytes() + geometry.plan.scratch().len_bytes());
     let mut changed = Vec::new();
     for area in base.space.areas() {
         let walker = Walker::new(&store, geometry.tables.start(), Format::FOUR_LEVEL, budget)
@@ -142,11 +165,19 @@ pub(super) fn changed(
             let step = step.map_err(Failure::Walk)?;
             let frame = step.leaf.frame;
             if frames.contains(frame) && area.range.contains(step.gva) {
-                changed.push((step.gva, ChangedPage::Scratch(geometry.plan.scratch().offset_of(frame).ok_or(SpaceError::Overflow)?)));
+                changed.push((
+                    step.gva,
+                    ChangedPage::Scratch(
+                        geometry
+                            .plan
+                            .scratch()
+                            .offset_of(frame)
+                            .ok_or(SpaceError::Overflow)?,
+                    ),
+                ));
             }
         }
     }
     changed.sort_unstable_by_key(|(gva, _)| *gva);
     Ok(changed)
 }
-

@@ -57,12 +57,19 @@ impl HostSide {
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
             return self.drop_copies(memory, geometry);
         }
-        self.dirty.iter().try_for_each(|page| put_back(memory, layers, page))?;
+        self.dirty
+            .iter()
+            .try_for_each(|page| put_back(memory, layers, page))?;
         Ok(())
     }
 
     /// Drops every private copy, because other layers are about to be mapped.
-    pub(super) fn forget(&mut self, vm: &mut dyn Vm, memory: &GuestMemory, geometry: &Geometry) -> Result<(), Failure> {
+    pub(super) fn forget(
+        &mut self,
+        vm: &mut dyn Vm,
+        memory: &GuestMemory,
+        geometry: &Geometry,
+    ) -> Result<(), Failure> {
         self.collect(vm, geometry)?;
         self.drop_copies(memory, geometry)
     }
@@ -71,7 +78,10 @@ impl HostSide {
     fn drop_copies(&mut self, memory: &GuestMemory, geometry: &Geometry) -> Result<(), Failure> {
         if self.dirty.len() > 0 {
             let zero = zero_offset(geometry);
-            memory.image.discard(0..geometry.layer_pages * PAGE_SIZE).map_err(Failure::Memory)?;
+            memory
+                .image
+                .discard(0..geometry.layer_pages * PAGE_SIZE)
+                .map_err(Failure::Memory)?;
             memory
                 .image
                 .discard(zero..zero + geometry.zero_pages * PAGE_SIZE)
@@ -104,7 +114,11 @@ impl HostSide {
     }
 }
 
-fn put_back(memory: &GuestMemory, layers: &Layers, page: u64) -> Result<(), vellum_backend::memory::OutOfBounds> {
+fn put_back(
+    memory: &GuestMemory,
+    layers: &Layers,
+    page: u64,
+) -> Result<(), vellum_backend::memory::OutOfBounds> {
     let offset = page * PAGE_SIZE;
     match layers.pristine(page) {
         Some((pristine, at)) => memory.image.copy_from(offset, pristine, at, PAGE_SIZE),
@@ -152,13 +166,18 @@ impl<'a> Addresses<'a> {
         }
         let after = self.extents.partition_point(|(first, ..)| *first <= page);
         let (first, pages, gva) = *self.extents[..after].last()?;
-        (page < first + pages).then(|| gva.checked_add((page - first) * PAGE_SIZE)).flatten()
+        (page < first + pages)
+            .then(|| gva.checked_add((page - first) * PAGE_SIZE))
+            .flatten()
     }
 
     fn of_zero_page(&self, zero_page: u64) -> Option<Gva> {
         self.space.areas().iter().find_map(|area| {
-            let Backing::Zero { first_page } = area.backing else { return None };
-            area.range.at(zero_page.checked_sub(first_page)? * PAGE_SIZE)
+            let Backing::Zero { first_page } = area.backing else {
+                return None;
+            };
+            area.range
+                .at(zero_page.checked_sub(first_page)? * PAGE_SIZE)
         })
     }
 }

@@ -7,11 +7,13 @@ mod reach;
 
 use std::sync::Arc;
 
-use vellum_abi::peb::Peb;
+use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
-use vellum_layout::{Gpa, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET};
+use vellum_layout::{
+    Gpa, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
+};
 use zerocopy::IntoBytes;
 
 use crate::engine::{CowMode, Engine};
@@ -112,7 +114,11 @@ impl Instance {
     /// Brings the VM to the state of another snapshot of the same shape: maps its layers, rebuilds the page tables.
     ///
     /// After an error the VM is in no defined state.
-    pub(crate) fn load(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
+    pub(crate) fn load(
+        &mut self,
+        snapshot: &Arc<SnapshotData>,
+        leaving: Leaving,
+    ) -> Result<(), Failure> {
         self.vm.0.settle()?;
         let present = self.base.layers.clone();
         self.load_over(snapshot, &present)?;
@@ -146,7 +152,8 @@ impl Instance {
         self.resume = ResumePage::new(&self.state, self.geometry.resume);
         self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
         if leaving == Leaving::Cleanly {
-            let out_of_reach = |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
+            let out_of_reach =
+                |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
             let differing = self.state.differences(&known).filter(out_of_reach);
             self.state.restore_groups(self.vm.0.as_mut(), differing)?;
         }
@@ -160,7 +167,12 @@ impl Instance {
         }
         match &mut self.cow {
             CowState::Host(host) => {
-                host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &self.base.layers)?;
+                host.restore(
+                    self.vm.0.as_mut(),
+                    &self.memory,
+                    &self.geometry,
+                    &self.base.layers,
+                )?;
             }
             CowState::Guest(guest) => {
                 guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, leaving)?;
@@ -182,7 +194,9 @@ impl Instance {
             return Ok(self.state.restore(vm)?);
         }
         if !can_resume_in_ring_three(vm.capabilities(), &self.state) {
-            return Ok(self.state.restore_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?);
+            return Ok(self
+                .state
+                .restore_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?);
         }
         vm.set_state(StateGroup::Special, &self.state)?;
         let general = std::mem::replace(&mut self.state.general, *self.resume.entry());
@@ -224,7 +238,8 @@ impl Instance {
     /// Writes a message at the start of the input buffer.
     pub(crate) fn write_input(&mut self, message: &[u8]) -> Result<(), OutOfBounds> {
         self.input_used = self.input_used.max(message.len() as u64);
-        self.memory.write(self.geometry.plan.input().start(), message)
+        self.memory
+            .write(self.geometry.plan.input().start(), message)
     }
 
     /// Copies bytes from the start of the output buffer.
@@ -235,7 +250,9 @@ impl Instance {
 
     /// Copies bytes from the bookkeeping page, `offset` below its end.
     pub(crate) fn read_bookkeeping(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
-        self.memory.scratch.read(self.memory.scratch.len_bytes().saturating_sub(offset), into)
+        self.memory
+            .scratch
+            .read(self.memory.scratch.len_bytes().saturating_sub(offset), into)
     }
 
     /// The port in DX, for an access that names none itself; after an exit that ends the call.
@@ -253,7 +270,9 @@ impl Instance {
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
         let start = self.memory.scratch_offset(self.geometry.tables);
-        self.memory.scratch.zero(start, self.tables_used * PAGE_SIZE)?;
+        self.memory
+            .scratch
+            .zero(start, self.tables_used * PAGE_SIZE)?;
         let is_first = self.tables_used == 0;
         self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
         if !is_first {
@@ -299,7 +318,10 @@ impl Instance {
         let plan = &self.geometry.plan;
         let scratch = &self.memory.scratch;
         scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
-        scratch.zero(self.memory.scratch_offset(plan.output()), plan.output().len_bytes())?;
+        scratch.zero(
+            self.memory.scratch_offset(plan.output()),
+            plan.output().len_bytes(),
+        )?;
         self.input_used = 0;
         Ok(())
     }
@@ -315,7 +337,11 @@ impl Instance {
     }
 
     /// Copies the content of a changed page.
-    pub(crate) fn read_changed(&self, page: ChangedPage, into: &mut [u8; PAGE_LEN_BYTES]) -> Result<(), OutOfBounds> {
+    pub(crate) fn read_changed(
+        &self,
+        page: ChangedPage,
+        into: &mut [u8; PAGE_LEN_BYTES],
+    ) -> Result<(), OutOfBounds> {
         match page {
             ChangedPage::Image(offset) => self.memory.image.read(offset, into),
             ChangedPage::Scratch(offset) => self.memory.scratch.read(offset, into),
@@ -350,7 +376,11 @@ fn map_slots(vm: &mut dyn Vm, memory: &GuestMemory, geometry: &Geometry) -> Resu
     // (`HostMemory`).
     unsafe {
         vm.map(geometry.plan.image(), memory.image.hva(), image)?;
-        vm.map(geometry.plan.scratch(), memory.scratch.hva(), Protection::Write)?;
+        vm.map(
+            geometry.plan.scratch(),
+            memory.scratch.hva(),
+            Protection::Write,
+        )?;
     }
     Ok(())
 }
@@ -366,6 +396,10 @@ fn peb(geometry: &Geometry) -> Peb {
         stack_top: geometry.stack.end().as_u64(),
         stack_len_bytes: geometry.stack.len_bytes(),
         log_level: vellum_abi::log::Level::Trace as u32,
+        flags: match geometry.cow {
+            CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,
+            CowMode::HostSide => 0,
+        },
         ..Peb::empty()
     }
 }

@@ -48,7 +48,9 @@ impl Instance {
         let mut at = address;
         while !rest.is_empty() {
             let run = self.writable_run(at, rest.len() as u64)?;
-            let len_bytes = usize::try_from(run.len_bytes).unwrap_or(rest.len()).min(rest.len());
+            let len_bytes = usize::try_from(run.len_bytes)
+                .unwrap_or(rest.len())
+                .min(rest.len());
             let (now, later) = rest.split_at(len_bytes);
             self.memory.write(run.gpa, now).map_err(Failure::from)?;
             self.mark_written(&run);
@@ -75,7 +77,10 @@ impl Instance {
                 // A page of heap or stack that was never touched reads as zero.
                 Err(TranslateError::NotMapped { .. }) => {
                     let len_bytes = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
-                    bytes.resize(bytes.len() + usize::try_from(len_bytes).unwrap_or(PAGE_LEN_BYTES), 0);
+                    bytes.resize(
+                        bytes.len() + usize::try_from(len_bytes).unwrap_or(PAGE_LEN_BYTES),
+                        0,
+                    );
                     at += len_bytes;
                 }
                 Err(_) => return Err(ReachError::NotMapped { address: at }),
@@ -85,11 +90,17 @@ impl Instance {
     }
 
     fn append(&self, run: &Run, into: &mut Vec<u8>) -> Result<(), ReachError> {
-        let not_mapped = ReachError::NotMapped { address: run.gpa.as_u64() };
-        let (Some((memory, offset)), Ok(len_bytes)) = (self.memory.locate(run.gpa), usize::try_from(run.len_bytes)) else {
+        let not_mapped = ReachError::NotMapped {
+            address: run.gpa.as_u64(),
+        };
+        let (Some((memory, offset)), Ok(len_bytes)) =
+            (self.memory.locate(run.gpa), usize::try_from(run.len_bytes))
+        else {
             return Err(not_mapped);
         };
-        Ok(memory.append_to(offset, len_bytes, into).map_err(Failure::from)?)
+        Ok(memory
+            .append_to(offset, len_bytes, into)
+            .map_err(Failure::from)?)
     }
 
     /// The area that holds the whole range.
@@ -101,7 +112,12 @@ impl Instance {
         let (Ok(first), Ok(last)) = (Gva::new(address), Gva::new(last)) else {
             return Err(outside);
         };
-        self.base.space.area_of(first).filter(|area| area.range.contains(last)).copied().ok_or(outside)
+        self.base
+            .space
+            .area_of(first)
+            .filter(|area| area.range.contains(last))
+            .copied()
+            .ok_or(outside)
     }
 
     /// The guest-physical memory behind `at`. It must be private to the sandbox already: where the monitor copies pages, the
@@ -110,14 +126,20 @@ impl Instance {
         let not_mapped = ReachError::NotMapped { address: at };
         let gva = Gva::new(at).map_err(|_| ReachError::NotMapped { address: at })?;
         match self.memory.translate(self.root(), gva) {
-            Ok(mapping) if mapping.effective.contains(Attrs::WRITE | Attrs::USER) => Ok(run_of(&mapping, len_bytes)),
+            Ok(mapping) if mapping.effective.contains(Attrs::WRITE | Attrs::USER) => {
+                Ok(run_of(&mapping, len_bytes))
+            }
             _ => Err(not_mapped),
         }
     }
 
     fn mark_written(&mut self, run: &Run) {
-        let CowState::Host(host) = &mut self.cow else { return };
-        let Some(first) = self.geometry.plan.image().offset_of(run.gpa) else { return };
+        let CowState::Host(host) = &mut self.cow else {
+            return;
+        };
+        let Some(first) = self.geometry.plan.image().offset_of(run.gpa) else {
+            return;
+        };
         for offset in (first - first % PAGE_SIZE..first + run.len_bytes).step_by(PAGE_LEN_BYTES) {
             host.mark(offset);
         }

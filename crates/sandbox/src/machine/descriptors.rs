@@ -50,13 +50,15 @@ const TSS_TYPE: u64 = 0x0000_8B00_0000_0000;
 
 /// Where the stack for exceptions begins, and the one for double faults: the upper and the lower half of one page.
 const STACK_TOP: u64 = EXCEPTION_STACK.end().as_u64();
-const DOUBLE_FAULT_STACK_TOP: u64 = EXCEPTION_STACK.start().as_u64() + EXCEPTION_STACK.len_bytes() / 2;
+const DOUBLE_FAULT_STACK_TOP: u64 =
+    EXCEPTION_STACK.start().as_u64() + EXCEPTION_STACK.len_bytes() / 2;
 
 /// The content of the machine page.
 pub(crate) fn machine_page() -> [u8; PAGE_LEN_BYTES] {
     let mut page = [0; PAGE_LEN_BYTES];
     let base = MACHINE_AREA.start().as_u64() + TSS as u64;
-    let tss_low = TSS_TYPE | TSS_LIMIT as u64 | (base & 0xFF_FFFF) << 16 | (base >> 24 & 0xFF) << 56;
+    let tss_low =
+        TSS_TYPE | TSS_LIMIT as u64 | (base & 0xFF_FFFF) << 16 | (base >> 24 & 0xFF) << 56;
     let gdt = [
         0,
         KERNEL_CODE,
@@ -72,7 +74,11 @@ pub(crate) fn machine_page() -> [u8; PAGE_LEN_BYTES] {
     write_tss(&mut page);
     for vector in 0..VECTORS {
         let gate = gate(vector);
-        put(&mut page, IDT + vector * GATE_LEN_BYTES, &gate.to_le_bytes());
+        put(
+            &mut page,
+            IDT + vector * GATE_LEN_BYTES,
+            &gate.to_le_bytes(),
+        );
     }
     page
 }

@@ -8,7 +8,10 @@
 //! Its data lies in the bookkeeping page at the top of scratch, at fixed guest-virtual addresses; page tables and frames are
 //! reached through the physical window. Each frame that it hands out is logged with the address of the entry that was made to
 //! point to it: undoing the log undoes the guest's writes.
-#![expect(unsafe_code, reason = "the monitor is assembly; its bytes are read through linker symbols")]
+#![expect(
+    unsafe_code,
+    reason = "the monitor is assembly; its bytes are read through linker symbols"
+)]
 
 use std::arch::global_asm;
 
@@ -16,7 +19,8 @@ use vellum_abi::fault::{REASON_EXCEPTION, REASON_NESTED_FAULT, REASON_SCRATCH_EX
 use vellum_abi::port::Port;
 use vellum_layout::amd64::user::{BOOKKEEPING, MONITOR_CODE_AREA, PHYSICAL_WINDOW};
 use vellum_layout::{
-    FAULT_RECORD_OFFSET, Gpa, GpaRange, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET,
+    FAULT_RECORD_OFFSET, Gpa, GpaRange, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE,
+    SCRATCH_TOP_ALLOCATOR_OFFSET,
 };
 use vellum_vmem::Attrs;
 
@@ -41,7 +45,9 @@ const AREA_LEN_BYTES: u64 = 24;
 /// Demand-zero areas that a guest can have.
 pub(crate) const MAX_AREAS: usize = 16;
 
-const _: () = assert!(DATA_AREAS + MAX_AREAS as u64 * AREA_LEN_BYTES <= vellum_layout::MONITOR_DATA_LEN_BYTES);
+const _: () = assert!(
+    DATA_AREAS + MAX_AREAS as u64 * AREA_LEN_BYTES <= vellum_layout::MONITOR_DATA_LEN_BYTES
+);
 
 /// Present, writable, user, accessed: an entry that points to a table.
 const TABLE_BITS: u64 = 0x27;
@@ -72,7 +78,11 @@ impl MonitorData {
         let window = |gpa: Gpa| PHYSICAL_WINDOW.start().as_u64() + gpa.as_u64();
         let areas = self.areas.iter().take(MAX_AREAS).flat_map(|area| {
             let rights = area.rights | Attrs::USER;
-            [area.first.as_u64(), area.last.as_u64(), rights.bits() | LEAF_BITS]
+            [
+                area.first.as_u64(),
+                area.last.as_u64(),
+                rights.bits() | LEAF_BITS,
+            ]
         });
         [
             self.frames.end().as_u64(),

@@ -7,7 +7,9 @@ use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize, RangeErro
 use vellum_vmem::{Attrs, Format, FrameSource, MapError, Mapper, RootError};
 
 use crate::engine::CowMode;
-use crate::memory::{Area, Backing, Extents, FixedFrame, Geometry, GuestMemory, SpaceError, TableAccess};
+use crate::memory::{
+    Area, Backing, Extents, FixedFrame, Geometry, GuestMemory, SpaceError, TableAccess,
+};
 
 /// Accessed and dirty are set from the start, so that neither processor nor hypervisor ever writes the tables to set them.
 const USED: Attrs = Attrs::ACCESSED.union(Attrs::DIRTY);
@@ -33,7 +35,11 @@ pub(crate) enum BuildError {
 
 /// Builds the tables of a guest in the table region of its scratch, which must be zero. Returns the number of frames used;
 /// the first is the root.
-pub(crate) fn build(memory: &GuestMemory, geometry: &Geometry, space: &Extents) -> Result<u64, BuildError> {
+pub(crate) fn build(
+    memory: &GuestMemory,
+    geometry: &Geometry,
+    space: &Extents,
+) -> Result<u64, BuildError> {
     let mut builder = Builder::new(memory, geometry)?;
     builder.map_user_areas(space)?;
     builder.map_io()?;
@@ -77,7 +83,9 @@ impl<'a> Builder<'a> {
     }
 
     fn map(&mut self, range: GvaRange, frame: Gpa, attrs: Attrs) -> Result<(), BuildError> {
-        self.mapper.map(range, frame, attrs)?.ignore("the guest is not running, and its tables are loaded anew");
+        self.mapper
+            .map(range, frame, attrs)?
+            .ignore("the guest is not running, and its tables are loaded anew");
         Ok(())
     }
 
@@ -88,8 +96,10 @@ impl<'a> Builder<'a> {
             let mut at = area.range.start();
             while let Some(extent) = extents.next_if(|extent| extent.gva < area.range.end()) {
                 self.map_zero_run(area, at, extent.gva)?;
-                let frame =
-                    self.geometry.image_gpa(extent.image_page).ok_or(BuildError::ImagePage(extent.image_page))?;
+                let frame = self
+                    .geometry
+                    .image_gpa(extent.image_page)
+                    .ok_or(BuildError::ImagePage(extent.image_page))?;
                 let range = extent.range()?;
                 self.map(range, frame, self.leaf_attrs(area))?;
                 at = range.end();
@@ -101,7 +111,8 @@ impl<'a> Builder<'a> {
 
     /// Host-side: zero pages are memory like any other. Guest-side: absent until the monitor maps them.
     fn map_zero_run(&mut self, area: &Area, from: Gva, to: Gva) -> Result<(), BuildError> {
-        let (Backing::Zero { first_page }, CowMode::HostSide) = (area.backing, self.geometry.cow) else {
+        let (Backing::Zero { first_page }, CowMode::HostSide) = (area.backing, self.geometry.cow)
+        else {
             return Ok(());
         };
         if from >= to {
@@ -120,7 +131,9 @@ impl<'a> Builder<'a> {
     fn leaf_attrs(&self, area: &Area) -> Attrs {
         let attrs = area.rights | Attrs::USER | USED;
         match self.geometry.cow {
-            CowMode::GuestSide if area.is_writable() => attrs - Attrs::WRITE - Attrs::DIRTY | Attrs::COW,
+            CowMode::GuestSide if area.is_writable() => {
+                attrs - Attrs::WRITE - Attrs::DIRTY | Attrs::COW
+            }
             _ => attrs,
         }
     }
@@ -131,8 +144,16 @@ impl<'a> Builder<'a> {
         let peb = geometry.fixed_frame(FixedFrame::Peb)?.start();
         let resume = geometry.fixed_frame(FixedFrame::Resume)?.start();
         self.map(geometry.io.peb, peb, READ_ONLY_DATA | Attrs::USER)?;
-        self.map(geometry.io.input, geometry.plan.input().start(), READ_ONLY_DATA | Attrs::USER)?;
-        self.map(geometry.io.output, geometry.plan.output().start(), DATA | Attrs::USER)?;
+        self.map(
+            geometry.io.input,
+            geometry.plan.input().start(),
+            READ_ONLY_DATA | Attrs::USER,
+        )?;
+        self.map(
+            geometry.io.output,
+            geometry.plan.output().start(),
+            DATA | Attrs::USER,
+        )?;
         self.map(geometry.resume, resume, USED | Attrs::USER)
     }
 
@@ -144,7 +165,11 @@ impl<'a> Builder<'a> {
         let machine = geometry.fixed_frame(FixedFrame::Machine)?.start();
         self.map(one_page(MONITOR_CODE_AREA)?, monitor, USED)?;
         self.map(one_page(MACHINE_AREA)?, machine, READ_ONLY_DATA)?;
-        self.map(EXCEPTION_STACK, geometry.plan.exception_stack().start(), DATA)?;
+        self.map(
+            EXCEPTION_STACK,
+            geometry.plan.exception_stack().start(),
+            DATA,
+        )?;
         self.map(BOOKKEEPING, geometry.plan.bookkeeping().start(), DATA)
     }
 
@@ -153,18 +178,27 @@ impl<'a> Builder<'a> {
         let image = self.geometry.plan.image();
         let scratch = self.geometry.plan.scratch();
         let large = PageSize::Size2MiB;
-        let image_end = image.end().checked_align_up(large).ok_or(SpaceError::Overflow)?;
+        let image_end = image
+            .end()
+            .checked_align_up(large)
+            .ok_or(SpaceError::Overflow)?;
         let scratch_start = scratch.start().align_down(large);
         if image_end > scratch_start {
             return Err(SpaceError::Overflow.into());
         }
         let zero = image.start().align_down(large);
         self.map_window_run(zero, image_end.as_u64() - zero.as_u64(), READ_ONLY_DATA)?;
-        self.map_window_run(scratch_start, scratch.end().as_u64() - scratch_start.as_u64(), DATA)
+        self.map_window_run(
+            scratch_start,
+            scratch.end().as_u64() - scratch_start.as_u64(),
+            DATA,
+        )
     }
 
     fn map_window_run(&mut self, gpa: Gpa, len_bytes: u64, attrs: Attrs) -> Result<(), BuildError> {
-        let start = PHYSICAL_WINDOW.at(gpa.as_u64()).ok_or(SpaceError::Overflow)?;
+        let start = PHYSICAL_WINDOW
+            .at(gpa.as_u64())
+            .ok_or(SpaceError::Overflow)?;
         self.map(GvaRange::new(start, len_bytes)?, gpa, attrs)
     }
 }

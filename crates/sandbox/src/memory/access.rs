@@ -40,16 +40,24 @@ impl GuestMemory {
     }
 
     /// Maps the layers of a snapshot that `present` does not have at the same place.
-    pub(crate) fn map_layers(&mut self, layers: &Layers, present: &Layers, cow: CowMode) -> io::Result<()> {
+    pub(crate) fn map_layers(
+        &mut self,
+        layers: &Layers,
+        present: &Layers,
+        cow: CowMode,
+    ) -> io::Result<()> {
         let sharing = match cow {
             CowMode::HostSide => Sharing::CopyOnWrite,
             CowMode::GuestSide => Sharing::ReadOnly,
         };
         let mut old = present.iter();
         for (first_page, layer) in layers.iter() {
-            let same = old.next().is_some_and(|(_, present)| std::sync::Arc::ptr_eq(present, layer));
+            let same = old
+                .next()
+                .is_some_and(|(_, present)| std::sync::Arc::ptr_eq(present, layer));
             if !same {
-                self.image.overlay(first_page * PAGE_SIZE, layer.sealed(), sharing)?;
+                self.image
+                    .overlay(first_page * PAGE_SIZE, layer.sealed(), sharing)?;
                 // Layers behind a changed one lie elsewhere.
                 old = EMPTY.iter();
             }
@@ -67,7 +75,9 @@ impl GuestMemory {
 
     /// The offset of a range in scratch.
     pub(crate) fn scratch_offset(&self, range: GpaRange) -> u64 {
-        self.scratch_range.offset_of(range.start()).unwrap_or(u64::MAX)
+        self.scratch_range
+            .offset_of(range.start())
+            .unwrap_or(u64::MAX)
     }
 
     /// Copies bytes into guest-physical memory.
@@ -86,7 +96,11 @@ static EMPTY: std::sync::LazyLock<Layers> = std::sync::LazyLock::new(Layers::def
 
 /// Offset of the zero region in the image.
 pub(crate) fn zero_offset(geometry: &Geometry) -> u64 {
-    geometry.plan.image().offset_of(geometry.zero_base).unwrap_or(0)
+    geometry
+        .plan
+        .image()
+        .offset_of(geometry.zero_base)
+        .unwrap_or(0)
 }
 
 fn unbacked(gpa: Gpa, len_bytes: usize) -> OutOfBounds {
@@ -116,16 +130,34 @@ impl TableStore for TableAccess<'_> {
         if !std::ptr::eq(memory, &raw const self.memory.scratch) {
             return Err(StoreError::Unbacked { at });
         }
-        memory.read_u64(offset).map_err(|_| StoreError::Unbacked { at })
+        memory
+            .read_u64(offset)
+            .map_err(|_| StoreError::Unbacked { at })
     }
 
     fn write_entry(&mut self, at: Gpa, _width: EntryWidth, raw: u64) -> Result<(), StoreError> {
-        let offset = self.memory.scratch_range.offset_of(at).ok_or(StoreError::ReadOnly { at })?;
-        self.memory.scratch.write_u64(offset, raw).map_err(|_| StoreError::Unbacked { at })
+        let offset = self
+            .memory
+            .scratch_range
+            .offset_of(at)
+            .ok_or(StoreError::ReadOnly { at })?;
+        self.memory
+            .scratch
+            .write_u64(offset, raw)
+            .map_err(|_| StoreError::Unbacked { at })
     }
 
-    fn fill_entries(&mut self, at: Gpa, _width: EntryWidth, run: EntryRun) -> Result<(), StoreError> {
-        let offset = self.memory.scratch_range.offset_of(at).ok_or(StoreError::ReadOnly { at })?;
+    fn fill_entries(
+        &mut self,
+        at: Gpa,
+        _width: EntryWidth,
+        run: EntryRun,
+    ) -> Result<(), StoreError> {
+        let offset = self
+            .memory
+            .scratch_range
+            .offset_of(at)
+            .ok_or(StoreError::ReadOnly { at })?;
         self.memory
             .scratch
             .fill_u64(offset, run.first_raw, run.stride, run.count)

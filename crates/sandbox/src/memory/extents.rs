@@ -85,7 +85,9 @@ impl Extents {
     /// The area that holds `gva`.
     pub(crate) fn area_of(&self, gva: Gva) -> Option<&Area> {
         let after = self.areas.partition_point(|area| area.range.start() <= gva);
-        self.areas[..after].last().filter(|area| area.range.contains(gva))
+        self.areas[..after]
+            .last()
+            .filter(|area| area.range.contains(gva))
     }
 
     /// The page of the image that holds `gva`, if any does.
@@ -133,7 +135,10 @@ fn split_around(extent: Extent, gva: Gva, into: &mut Vec<Extent>) -> Extent {
     let skipped = before + 1;
     Extent {
         // The end of an extent is a canonical address, or the extent is empty and the address unused.
-        gva: extent.gva.checked_add(skipped * PAGE_SIZE).unwrap_or(extent.gva),
+        gva: extent
+            .gva
+            .checked_add(skipped * PAGE_SIZE)
+            .unwrap_or(extent.gva),
         image_page: extent.image_page + skipped,
         pages: extent.pages - skipped,
     }

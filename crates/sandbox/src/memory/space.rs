@@ -66,13 +66,20 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// Plans a sandbox whose snapshot has `layer_pages` pages in all and the given areas besides heap and stack.
-    pub(crate) fn new(sizes: Sizes, cow: CowMode, areas: &[Area], layer_pages: u64) -> Result<Self, SpaceError> {
+    pub(crate) fn new(
+        sizes: Sizes,
+        cow: CowMode,
+        areas: &[Area],
+        layer_pages: u64,
+    ) -> Result<Self, SpaceError> {
         check_sizes(&sizes)?;
         let io = user::io_area(sizes.input_len_bytes, sizes.output_len_bytes)?;
         let resume = resume_page(&io)?;
         let heap = user::heap(sizes.heap_len_bytes)?;
         let stack = user::stack(sizes.stack_len_bytes)?;
-        let layer_pages = layer_pages.checked_add(LAYER_HEADROOM_PAGES).ok_or(SpaceError::Overflow)?;
+        let layer_pages = layer_pages
+            .checked_add(LAYER_HEADROOM_PAGES)
+            .ok_or(SpaceError::Overflow)?;
         let zero_pages = match cow {
             CowMode::HostSide => zero_pages(areas),
             CowMode::GuestSide => 0,
@@ -92,7 +99,11 @@ impl Geometry {
             reserved: &[],
         })?;
         let tables = plan.tables().ok_or(SpaceError::Overflow)?;
-        let zero_base = plan.image().start().checked_add(zero_offset).ok_or(SpaceError::Overflow)?;
+        let zero_base = plan
+            .image()
+            .start()
+            .checked_add(zero_offset)
+            .ok_or(SpaceError::Overflow)?;
         Ok(Self {
             sizes,
             cow,
@@ -214,10 +225,14 @@ fn zero_pages(areas: &[Area]) -> u64 {
 /// The most tables that these areas can need, were every page mapped by itself.
 fn max_tables(areas: &[Area], image_len_bytes: u64, cow: CowMode) -> u64 {
     let spanned = |len_bytes: u64, size: PageSize| len_bytes / size.bytes() + 2;
-    let tables_for = |len_bytes| spanned(len_bytes, PageSize::Size2MiB) + spanned(len_bytes, PageSize::Size1GiB);
+    let tables_for =
+        |len_bytes| spanned(len_bytes, PageSize::Size2MiB) + spanned(len_bytes, PageSize::Size1GiB);
     // The root, three tables for the supervisor area, one table of level 3 for the lower half, and two for the I/O area.
     let fixed = 16;
-    let own: u64 = areas.iter().map(|area| tables_for(area.range.len_bytes())).sum();
+    let own: u64 = areas
+        .iter()
+        .map(|area| tables_for(area.range.len_bytes()))
+        .sum();
     let window = match cow {
         CowMode::HostSide => 0,
         // 2 MiB leaves over the image and the scratch; scratch is sized later, but at most 64 GiB.
