@@ -119,7 +119,8 @@ impl HostMemory {
     /// Maps `source`, whole, over the pages at `offset`.
     ///
     /// # Errors
-    /// What `mmap` says; `InvalidInput` when the pages lie outside of this memory.
+    /// What `mmap` says; `InvalidInput` when `offset` or the length is not one of whole pages, or when the pages lie
+    /// outside of this memory.
     pub fn overlay(
         &mut self,
         offset: u64,
@@ -128,7 +129,8 @@ impl HostMemory {
     ) -> io::Result<()> {
         let target = self.pages(offset, source.len_bytes)?;
         let (protection, flags) = match sharing {
-            Sharing::ReadOnly => (ProtFlags::READ, MapFlags::SHARED),
+            // Private, though never written: before 6.7 Linux took any shared mapping of a sealed memfd for a writable one.
+            Sharing::ReadOnly => (ProtFlags::READ, MapFlags::PRIVATE),
             Sharing::CopyOnWrite => (
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
@@ -170,7 +172,7 @@ impl HostMemory {
     /// Gives the memory of `range` back to the kernel: it reads as what was mapped there, zeroes or a sealed memory.
     ///
     /// # Errors
-    /// What `madvise` says.
+    /// What `madvise` says; `InvalidInput` as [`overlay`](Self::overlay).
     pub fn discard(&self, range: Range<u64>) -> io::Result<()> {
         let len_bytes = range.end.saturating_sub(range.start);
         if len_bytes == 0 {
@@ -280,6 +282,9 @@ impl HostMemory {
         stride: u64,
         count: usize,
     ) -> Result<(), OutOfBounds> {
+        if count == 0 {
+            return self.at(offset, 0).map(|_| ());
+        }
         self.at(offset, (count as u64).saturating_mul(8))?;
         let into = self.aligned_u64(offset)?;
         let mut value = first;
@@ -370,7 +375,10 @@ impl HostMemory {
     }
 
     fn pages(&self, offset: u64, len_bytes: u64) -> io::Result<*mut u8> {
-        if !offset.is_multiple_of(vellum_layout::PAGE_SIZE) || len_bytes == 0 {
+        // The kernel rounds a length up, and would change bytes behind the range.
+        let whole_pages = offset.is_multiple_of(vellum_layout::PAGE_SIZE)
+            && len_bytes.is_multiple_of(vellum_layout::PAGE_SIZE);
+        if !whole_pages || len_bytes == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.at(offset, len_bytes)
@@ -397,7 +405,7 @@ impl Drop for HostMemory {
 /// How a sealed memory appears in a [`HostMemory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Shared with everyone who maps it, never written.
+    /// Its pages are shared with everyone who maps it, and never written.
     ReadOnly,
     /// A page becomes private when it is first written.
     CopyOnWrite,
