@@ -109,13 +109,6 @@ pub(crate) const GCC: Tool = Tool {
     install: "apt-get install gcc libc6-dev",
 };
 
-/// The system-call tracer.
-pub(crate) const STRACE: Tool = Tool {
-    program: "strace",
-    purpose: "counts system calls",
-    install: "apt-get install strace",
-};
-
 /// The book generator.
 pub(crate) const MDBOOK: Tool = Tool {
     program: "mdbook",

@@ -6,7 +6,7 @@ use std::path::{Path, absolute};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::host::{Kvm, STRACE};
+use crate::host::Kvm;
 use crate::process::{self, progress};
 use crate::workspace::Workspace;
 
@@ -44,9 +44,6 @@ const FIGURES: [&str; 26] = [
 pub(crate) fn run(workspace: &Workspace, json: Option<&Path>, args: &[String]) -> Result<()> {
     if let Some(problem) = Kvm::probe().problem() {
         bail!("the benchmark needs a hypervisor: {problem}");
-    }
-    if !STRACE.is_present() {
-        progress(&format!("note: {}", STRACE.missing()));
     }
     // A benchmark runs in its package's directory; the caller meant their own.
     let json = json

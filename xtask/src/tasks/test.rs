@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Error, Result, anyhow, bail};
 
 use crate::engine_report::{EngineReport, REPORT_VARIABLE, printed_report};
-use crate::host::{GCC, Kvm, STRACE};
+use crate::host::{GCC, Kvm};
 use crate::process::{self, heading, progress};
 use crate::rules;
 use crate::workspace::Workspace;
@@ -106,12 +106,10 @@ fn run_tests(workspace: &Workspace) -> Result<Outcome> {
 fn print_environment(kvm_problem: Option<&str>) {
     heading("environment");
     progress(&format!("/dev/kvm: {}", kvm_problem.unwrap_or("usable")));
-    for tool in [GCC, STRACE] {
-        if tool.is_present() {
-            progress(&format!("{}: present", tool.program));
-        } else {
-            progress(&tool.missing());
-        }
+    if GCC.is_present() {
+        progress("gcc: present");
+    } else {
+        progress(&GCC.missing());
     }
 }
 
