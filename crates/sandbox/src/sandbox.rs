@@ -193,9 +193,7 @@ impl SandboxBuilder {
     pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
         let boot = SnapshotData::boot(&self.image, self.sizes, engine.model())?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
-        sandbox.health = Health::Dirty;
-        sandbox.session(Phase::Booting, |session| session.boot())?;
-        sandbox.health = Health::Ready;
+        sandbox.boot()?;
         Ok(sandbox)
     }
 }
@@ -246,6 +244,18 @@ impl Sandbox {
             buffers: Buffers::new(sizes.input_len_bytes, sizes.output_len_bytes),
             health: Health::Ready,
         })
+    }
+
+    /// Runs the guest's initialisation.
+    fn boot(&mut self) -> Result<(), Failure> {
+        self.health = Health::Dirty;
+        #[expect(
+            clippy::redundant_closure_for_method_calls,
+            reason = "the method is not general enough in its lifetime"
+        )]
+        self.session(Phase::Booting, |session| session.boot())?;
+        self.health = Health::Ready;
+        Ok(())
     }
 
     /// The image that the guest was loaded from.
@@ -343,19 +353,17 @@ impl Sandbox {
         options: &CallOptions,
     ) -> Result<Value, Failure> {
         self.check_ready()?;
+        let request = self.buffers.encode_call(index, values)?;
         let control = self.control.clone();
         let guard = options.begin(&control)?;
         self.health = Health::Dirty;
         let result = self.session(Phase::Calling, |session| {
-            session.call(index, values, returns)
+            session.call(request, values, returns)
         });
         drop(guard);
-        match &result {
-            // The guest idles again; that its function failed is its answer.
-            Ok(_) | Err(Failure::Guest { .. }) => self.health = Health::Ready,
-            // Nothing was sent.
-            Err(Failure::ArgumentTooLarge { .. }) => self.health = Health::Ready,
-            Err(_) => {}
+        // A guest whose function failed idles again like one whose function returned.
+        if matches!(result, Ok(_) | Err(Failure::Guest { .. })) {
+            self.health = Health::Ready;
         }
         result
     }

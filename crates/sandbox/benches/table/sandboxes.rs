@@ -10,6 +10,10 @@ use crate::figures::Figures;
 use crate::ioctls;
 use crate::measure::{Effort, median, pair};
 
+/// Host calls in one call when they are timed: the call around them is then small, and is subtracted.
+const CALLS: u32 = 50;
+/// Calls and host calls when system calls are counted.
+const COUNTED: u32 = 1000;
 const FLOOR: &str = "floor_kvm_run_ns";
 const MIB: u64 = 1 << 20;
 
@@ -65,8 +69,6 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
     figures.add_beside("call_null_ns", call.figure, FLOOR);
     figures.add("call_null_ratio", call.ratio);
 
-    /// Host calls in one call: the call around them is then small, and is subtracted.
-    const CALLS: u32 = 50;
     let host = pair(
         samples / 10 + 1,
         || bare.run(),
@@ -79,7 +81,6 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
         (host.ratio - call.ratio) / f64::from(CALLS),
     );
 
-    const COUNTED: u32 = 1000;
     let per_call = ioctls::count_per(COUNTED, || {
         (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
     })?;
@@ -185,7 +186,10 @@ pub(crate) fn creation(
     let last = std::cell::RefCell::new(None);
     let time = median(
         effort.samples(200),
-        || Ok(drop(last.borrow_mut().take())),
+        || {
+            last.borrow_mut().take();
+            Ok(())
+        },
         |()| {
             *last.borrow_mut() = Some(Sandbox::from_snapshot(engine, &snapshot, &host)?);
             Ok(())

@@ -115,7 +115,8 @@ pub(crate) struct Guard<'a> {
     control: &'a Arc<Control>,
     token: Option<&'a CancelToken>,
     serial: u64,
-    _deadline: Option<Ticket>,
+    /// Watched until the guard is dropped.
+    deadline: Option<Ticket>,
 }
 
 impl CallOptions {
@@ -132,7 +133,7 @@ impl CallOptions {
             control,
             token: None,
             serial,
-            _deadline: None,
+            deadline: None,
         };
         if let Some(token) = &self.token {
             token.attach(control, serial)?;
@@ -143,7 +144,7 @@ impl CallOptions {
                 return Err(Failure::DeadlineExceeded);
             }
             // A time that no clock can show never comes.
-            guard._deadline = Instant::now()
+            guard.deadline = Instant::now()
                 .checked_add(timeout)
                 .map(|at| deadline::watch(at, control, serial));
         }
@@ -153,6 +154,7 @@ impl CallOptions {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
+        self.deadline = None;
         if let Some(token) = self.token {
             token.detach(self.control, self.serial);
         }

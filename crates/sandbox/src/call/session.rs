@@ -49,6 +49,28 @@ impl Buffers {
     }
 }
 
+/// A call that lies encoded in [`Buffers`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    function: u32,
+    len_bytes: usize,
+}
+
+impl Buffers {
+    /// Encodes a call. The guest has no part in it, so a failure leaves no trace.
+    pub(crate) fn encode_call(
+        &mut self,
+        function: u32,
+        values: &[ValueRef<'_>],
+    ) -> Result<Request, Failure> {
+        let len_bytes = encode(&mut self.input, MessageKind::Call, function, values)?;
+        Ok(Request {
+            function,
+            len_bytes,
+        })
+    }
+}
+
 /// The values that the guest may fetch with a fill request: those of the host's latest message.
 enum Offered<'a> {
     Arguments(&'a [ValueRef<'a>]),
@@ -84,18 +106,17 @@ pub(crate) enum Phase {
 }
 
 impl Session<'_> {
-    /// Writes the request for a function and runs the guest until its reply.
+    /// Sends the request that was [encoded](Buffers::encode_call) and runs the guest until its reply.
     pub(crate) fn call(
         &mut self,
-        function: u32,
+        request: Request,
         values: &[ValueRef<'_>],
         returns: ValueType,
     ) -> Result<Value, Failure> {
-        let len_bytes = encode(&mut self.buffers.input, MessageKind::Call, function, values)?;
         self.instance
-            .write_input(&self.buffers.input[..len_bytes])?;
+            .write_input(&self.buffers.input[..request.len_bytes])?;
         match self.run(Offered::Arguments(values))? {
-            Stop::Reply => self.reply(function, returns),
+            Stop::Reply => self.reply(request.function, returns),
             Stop::Ready => Err(Failure::Protocol("the guest idles without a reply")),
         }
     }
@@ -204,12 +225,14 @@ impl Session<'_> {
 
     fn answer<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
         let buffer = &mut self.buffers.input;
-        let (len_bytes, offered) = match answer {
-            Ok(value) => {
-                let len_bytes =
-                    encode(buffer, MessageKind::HostReply, function, &[value.as_ref()])?;
-                (len_bytes, Offered::Result(value))
+        let encoded = answer.and_then(|value| {
+            match encode(buffer, MessageKind::HostReply, function, &[value.as_ref()]) {
+                Ok(len_bytes) => Ok((len_bytes, value)),
+                Err(failure) => Err((ErrorCode::TooLarge, failure.to_string())),
             }
+        });
+        let (len_bytes, offered) = match encoded {
+            Ok((len_bytes, value)) => (len_bytes, Offered::Result(value)),
             Err((code, text)) => {
                 let len_bytes = write_error(buffer, MessageKind::HostReply, function, code, &text)
                     .map_err(|_| {
@@ -311,12 +334,12 @@ impl Session<'_> {
     /// An exception of the guest's own. Where port accesses and `hlt` raise #GP they are named as what they are.
     fn exception(&mut self, record: &FaultRecord) -> Failure {
         const GENERAL_PROTECTION: u64 = 13;
+        /// Bytes of an instruction that tell what it is, prefixes included.
+        const LOOK_AT_BYTES: u64 = 4;
         let fault = Fault::from_record(record, self.instance.geometry().stack_guard);
         if record.vector != GENERAL_PROTECTION {
             return Failure::Fault(fault);
         }
-        /// Bytes of an instruction that tell what it is, prefixes included.
-        const LOOK_AT_BYTES: u64 = 4;
         let page_left = vellum_layout::PAGE_SIZE - record.rip % vellum_layout::PAGE_SIZE;
         let bytes = self
             .instance
@@ -404,10 +427,6 @@ fn too_large(value: &ValueRef<'_>) -> Failure {
 }
 
 /// Whether a host call names a function and gives it what it takes. The inner error is for the guest.
-#[expect(
-    clippy::type_complexity,
-    reason = "an error for the caller around an error for the guest"
-)]
 fn check_arguments(
     message: &Message<'_>,
     host: &Resolved,

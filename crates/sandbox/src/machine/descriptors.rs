@@ -90,7 +90,7 @@ fn write_tss(page: &mut [u8; PAGE_LEN_BYTES]) {
     const BITMAP_BASE: usize = 0x66;
     put(page, TSS + RSP0, &STACK_TOP.to_le_bytes());
     put(page, TSS + IST1, &DOUBLE_FAULT_STACK_TOP.to_le_bytes());
-    page[TSS + BITMAP_BASE] = TSS_LEN_BYTES as u8;
+    put(page, TSS + BITMAP_BASE, &TSS_LEN_BYTES.to_le_bytes()[..2]);
     let mut bitmap = [0xFF; BITMAP_LEN_BYTES];
     for port in port::USER {
         // A 4-byte access needs the bits of four consecutive ports (SDM volume 1, section 19.5.2).
@@ -123,7 +123,8 @@ pub(crate) fn amd64_machine(root: Gpa, model: &CpuModel) -> Amd64Machine {
     let base = MACHINE_AREA.start().as_u64();
     let table = |offset: usize, len_bytes: usize| DescriptorTable {
         base: base + offset as u64,
-        limit: (len_bytes - 1) as u16,
+        // Each table fits the page.
+        limit: u16::try_from(len_bytes - 1).unwrap_or(u16::MAX),
     };
     Amd64Machine {
         root,

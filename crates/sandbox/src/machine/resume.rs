@@ -80,9 +80,9 @@ impl ResumePage {
 fn emit(code: &mut Vec<u8>, opcode: &[u8], target: usize) {
     code.extend_from_slice(opcode);
     let end = CODE + code.len() + 4;
-    // Both offsets are less than 4096.
-    let displacement = target as i32 - end as i32;
-    code.extend_from_slice(&displacement.to_le_bytes());
+    // Two's complement: the low half of the wrapped difference is the signed 32-bit displacement.
+    let displacement = target.wrapping_sub(end).to_le_bytes();
+    code.extend_from_slice(&displacement[..4]);
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl<'a> Builder<'a> {
         let attrs = area.rights | Attrs::USER | USED;
         match self.geometry.cow {
             CowMode::GuestSide if area.is_writable() => {
-                attrs - Attrs::WRITE - Attrs::DIRTY | Attrs::COW
+                (attrs - Attrs::WRITE - Attrs::DIRTY) | Attrs::COW
             }
             _ => attrs,
         }

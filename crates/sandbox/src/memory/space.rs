@@ -10,6 +10,7 @@ use super::Area;
 use crate::engine::CowMode;
 
 /// Sizes that an embedder may choose.
+#[expect(clippy::struct_field_names, reason = "each name ends with its unit")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sizes {
     pub(crate) heap_len_bytes: u64,
