@@ -218,6 +218,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`ErrorKind::MissingHostFunction`](crate::ErrorKind::MissingHostFunction);
+    /// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) when the engine shows guests another CPU;
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system has no room for one more.
     pub fn from_snapshot(
         engine: &Engine,
@@ -232,6 +233,12 @@ impl Sandbox {
         snapshot: &Arc<SnapshotData>,
         host: &HostFunctions,
     ) -> Result<Self, Failure> {
+        if snapshot.profile != engine.cpu_profile() {
+            return Err(Failure::Incompatible {
+                what: "snapshot",
+                than: "cpu profile",
+            });
+        }
         let host = host.resolve(snapshot.image.imports())?;
         let mut instance = Instance::new(engine, snapshot)?;
         let control = Control::new(instance.vm().interrupter());
@@ -432,6 +439,9 @@ impl Sandbox {
         }
         if snapshot.data.sizes != base.sizes {
             return Err(incompatible("size of sandbox").into());
+        }
+        if snapshot.data.profile != base.profile {
+            return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
         let leaving = if self.health == Health::Ready {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, EntryPoint};
-use vellum_backend::cpuid::CpuModel;
+use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, Gva, PAGE_SIZE};
 
@@ -56,6 +56,8 @@ impl fmt::Debug for Snapshot {
 pub(crate) struct SnapshotData {
     pub(crate) image: GuestImage,
     pub(crate) sizes: Sizes,
+    /// The CPU that the guest has seen.
+    pub(crate) profile: CpuProfile,
     pub(crate) layers: Layers,
     pub(crate) space: Extents,
     pub(crate) state: VcpuState,
@@ -81,6 +83,7 @@ impl SnapshotData {
         Ok(Self {
             image: image.clone(),
             sizes,
+            profile: model.profile,
             layers: image.layers().clone(),
             space: boot_space(image, sizes)?,
             state: boot::amd64_user(&machine, &start),
@@ -137,6 +140,7 @@ pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> 
     Ok(SnapshotData {
         image: base.image.clone(),
         sizes: base.sizes,
+        profile: base.profile,
         layers,
         space,
         state,
