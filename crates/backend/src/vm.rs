@@ -49,7 +49,8 @@ pub trait Vm: Send {
     /// given by [`complete_io_in`](Vm::complete_io_in).
     ///
     /// # Errors
-    /// [`VmError::Hypervisor`] when the hypervisor itself fails.
+    /// [`VmError::InputPending`] when the last exit was [`Exit::IoIn`] and has no reply; [`VmError::Hypervisor`] when the
+    /// hypervisor itself fails.
     fn run(&mut self) -> Result<Exit, VmError>;
 
     /// Gives the value that the pending `in` instruction reads.
@@ -142,7 +143,8 @@ pub enum Exit {
         /// Width of the access.
         width: IoWidth,
     },
-    /// A string or repeated port access, which no Vellum guest needs.
+    /// A string access to a port of several items at once, which no Vellum guest needs. A hypervisor may report a string
+    /// access item by item instead, as plain ones.
     IoString {
         /// I/O port.
         port: u16,
@@ -291,6 +293,9 @@ pub enum VmError {
         /// The host address.
         host: Hva,
     },
+    /// `run` before the pending `in` got its value.
+    #[error("a port input is pending; give its value with complete_io_in first")]
+    InputPending,
     /// `complete_io_in` without a pending `in`.
     #[error("no port input is pending")]
     NoPendingInput,

@@ -200,7 +200,7 @@ fn an_in_instruction_reads_what_the_host_gives() {
         }
     );
     assert!(
-        matches!(guest.vm.run(), Err(VmError::NoPendingInput)),
+        matches!(guest.vm.run(), Err(VmError::InputPending)),
         "the input must be given first"
     );
     guest

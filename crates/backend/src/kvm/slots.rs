@@ -80,11 +80,11 @@ impl Slots {
         Gpa::new(gpa).is_ok_and(|gpa| self.slots.iter().any(|slot| slot.gpa.contains(gpa)))
     }
 
-    /// The host address of a range that lies inside one slot.
+    /// The host address of a range that lies inside one writable slot.
     pub(super) fn host_of(&self, range: GpaRange) -> Result<Hva, VmError> {
         self.slots
             .iter()
-            .find(|slot| slot.gpa.contains_range(&range))
+            .find(|slot| slot.gpa.contains_range(&range) && slot.protection != Protection::ReadOnly)
             .and_then(|slot| slot.host.checked_add(slot.gpa.offset_of(range.start())?))
             .ok_or(VmError::NotMapped { range })
     }

@@ -44,7 +44,17 @@ pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> De
     })
 }
 
-/// An access of 1, 2 or 4 bytes is a plain `out`; anything else is a string instruction of several items.
+/// Tells several items of a string instruction from one wide item, which look alike in an exit's bytes.
+///
+/// Of a string instruction that moves one item at a time nothing is left to see: `outs` appears as an `out` each time.
+pub(super) fn with_item_count(exit: Exit, items: u32) -> Exit {
+    match exit {
+        Exit::IoOut { port, .. } | Exit::IoIn { port, .. } if items != 1 => Exit::IoString { port },
+        other => other,
+    }
+}
+
+/// An access of 1, 2 or 4 bytes may be a plain `out`; anything else is a string instruction of several items.
 fn decode_out(port: u16, data: &[u8]) -> Exit {
     let Some(width) = IoWidth::from_len_bytes(data.len()) else {
         return Exit::IoString { port };

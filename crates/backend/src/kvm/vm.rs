@@ -25,7 +25,7 @@ use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
 use super::slots::{Slot, Slots};
-use super::vcpu::{Decoded, decode};
+use super::vcpu::{Decoded, decode, with_item_count};
 use super::{DIRTY_RING_ENTRY_LEN_BYTES, Tracking, VmConfig};
 use crate::hyperv::validate_for_hyperv;
 use crate::memory::{HostMemory, Hva};
@@ -218,6 +218,12 @@ impl KvmVm {
             .map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
     }
 
+    /// Items of the port access that the last exit reported, if it was one.
+    fn io_items(&mut self) -> u32 {
+        // SAFETY: every member of the union is plain numbers, which the kernel filled.
+        unsafe { self.vcpu.get_kvm_run().__bindgen_anon_1.io.count }
+    }
+
     /// Whether `register` was written to the shared page and not yet taken from there by the kernel.
     fn is_staged(&mut self, register: SyncReg) -> bool {
         self.vcpu.get_kvm_run().kvm_dirty_regs & register as u64 != 0
@@ -252,7 +258,7 @@ impl Vm for KvmVm {
 
     fn run(&mut self) -> Result<Exit, VmError> {
         if let Pending::Input(_) = self.pending {
-            return Err(VmError::NoPendingInput);
+            return Err(VmError::InputPending);
         }
         loop {
             let decoded = match self.vcpu.run() {
@@ -264,6 +270,7 @@ impl Vm for KvmVm {
             match decoded {
                 Decoded::DirtyRingFull => self.reset_full_ring()?,
                 Decoded::Exit(exit) => {
+                    let exit = with_item_count(exit, self.io_items());
                     self.pending = match exit {
                         Exit::IoIn { width, .. } => Pending::Input(width),
                         Exit::Interrupted => Pending::Nothing,
