@@ -198,7 +198,11 @@ fn user_addresses(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let rows: [(GvaRange, &str, &str); 10] = [
         (user::ELF_AREA, "ELF segments", "ring 3"),
         (user::HEAP_AREA, "heap, from the bottom", "ring 3"),
-        (user::IO_AREA, "PEB, input buffer, output buffer", "ring 3"),
+        (
+            user::IO_AREA,
+            "PEB, resume page, input buffer, output buffer",
+            "ring 3",
+        ),
         (
             user::STACK_AREA,
             "guard page and stack, from the top",

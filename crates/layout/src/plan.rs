@@ -80,7 +80,7 @@ pub struct ScratchRequest {
 /// })?;
 /// assert_eq!(plan.scratch().last(), vellum_layout::amd64::MAX_GPA);
 /// let input = plan.guest_ptr(RegionName::Input)?;
-/// assert_eq!(input.as_u64(), 0x70_0000_2000);
+/// assert_eq!(input.as_u64(), 0x70_0000_4000);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -104,10 +104,9 @@ fn kinds_translations_and_architectures_agree() {
 fn the_io_area_keeps_a_gap_between_neighbours() {
     let area = user::io_area(0x4000, 0x2000).expect("fits");
     assert_eq!(area.peb.start(), user::IO_BASE);
-    assert_eq!(
-        area.input.start().offset_from(area.peb.end()),
-        Some(PAGE_SIZE)
-    );
+    for (earlier, later) in [(area.peb, area.resume), (area.resume, area.input)] {
+        assert_eq!(later.start().offset_from(earlier.end()), Some(PAGE_SIZE));
+    }
     assert_eq!(
         area.output.start().offset_from(area.input.end()),
         Some(PAGE_SIZE)
@@ -116,8 +115,8 @@ fn the_io_area_keeps_a_gap_between_neighbours() {
 
 #[test]
 fn the_longest_buffers_leave_a_gap_before_the_stack_area() {
-    // PEB and three gaps of a page each: before the input, between the buffers, after the output.
-    let longest = user::IO_AREA.len_bytes() - 4 * PAGE_SIZE - PAGE_SIZE;
+    // PEB, resume page and four gaps of a page each: behind each of both, between the buffers, after the output.
+    let longest = user::IO_AREA.len_bytes() - 6 * PAGE_SIZE - PAGE_SIZE;
     let area = user::io_area(longest, PAGE_SIZE).expect("exactly the room there is");
     assert_eq!(
         user::IO_AREA.end().offset_from(area.output.end()),

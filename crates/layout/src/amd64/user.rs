@@ -51,6 +51,9 @@ pub const STACK_TOP: Gva = STACK_AREA.end();
 /// Room for the PEB, in bytes.
 pub const PEB_LEN_BYTES: u64 = PAGE_SIZE;
 
+/// Length of the resume page in bytes: an XSAVE area of up to 2688 bytes and a few instructions.
+pub const RESUME_LEN_BYTES: u64 = PAGE_SIZE;
+
 /// Length of each unmapped page below the stack and between the parts of the I/O area, in bytes.
 pub const USER_GUARD_LEN_BYTES: u64 = PAGE_SIZE;
 
@@ -91,6 +94,8 @@ pub const EXCEPTION_STACK_GUARD: GvaRange = scratch_top(GUARD_OFFSET, GUARD_LEN_
 pub struct IoArea {
     /// The PEB.
     pub peb: GvaRange,
+    /// The resume page: host-written code and data with which a restored guest gets its vector registers back.
+    pub resume: GvaRange,
     /// The input buffer (host to guest).
     pub input: GvaRange,
     /// The output buffer (guest to host).
@@ -105,7 +110,8 @@ pub struct IoArea {
 /// [`LayoutError`] when a length is zero, not a multiple of [`PAGE_SIZE`], or the buffers do not
 /// both fit into [`IO_AREA`].
 pub const fn io_area(input_len_bytes: u64, output_len_bytes: u64) -> Result<IoArea, LayoutError> {
-    const INPUT_OFFSET: u64 = PEB_LEN_BYTES + USER_GUARD_LEN_BYTES;
+    const RESUME_OFFSET: u64 = PEB_LEN_BYTES + USER_GUARD_LEN_BYTES;
+    const INPUT_OFFSET: u64 = RESUME_OFFSET + RESUME_LEN_BYTES + USER_GUARD_LEN_BYTES;
     const ROOM: u64 = IO_AREA.len_bytes() - INPUT_OFFSET - 2 * USER_GUARD_LEN_BYTES;
 
     if let Err(error) = check_len("input buffer", input_len_bytes, ROOM) {
@@ -119,6 +125,7 @@ pub const fn io_area(input_len_bytes: u64, output_len_bytes: u64) -> Result<IoAr
     let output = input + input_len_bytes + USER_GUARD_LEN_BYTES;
     Ok(IoArea {
         peb: GvaRange::literal(IO_AREA.start(), PEB_LEN_BYTES),
+        resume: GvaRange::literal(Gva::literal(base + RESUME_OFFSET), RESUME_LEN_BYTES),
         input: GvaRange::literal(Gva::literal(input), input_len_bytes),
         output: GvaRange::literal(Gva::literal(output), output_len_bytes),
     })

@@ -90,7 +90,7 @@ impl Instance {
             memory,
             cow,
             tables_used: 0,
-            resume: ResumePage::new(&snapshot.state, geometry.resume),
+            resume: ResumePage::new(&snapshot.state, geometry.io.resume),
             // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
             state: VcpuState::default(),
             has_run: false,
@@ -149,7 +149,7 @@ impl Instance {
         // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
         next.special.cr3 = self.root().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
         let known = std::mem::replace(&mut self.state, next);
-        self.resume = ResumePage::new(&self.state, self.geometry.resume);
+        self.resume = ResumePage::new(&self.state, self.geometry.io.resume);
         self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
         if leaving == Leaving::Cleanly {
             let out_of_reach =

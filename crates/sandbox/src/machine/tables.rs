@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
             geometry.plan.output().start(),
             DATA | Attrs::USER,
         )?;
-        self.map(geometry.resume, resume, USED | Attrs::USER)
+        self.map(geometry.io.resume, resume, USED | Attrs::USER)
     }
 
     /// Monitor code, machine page, exception stack, bookkeeping.

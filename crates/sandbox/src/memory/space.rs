@@ -56,8 +56,6 @@ pub(crate) struct Geometry {
     pub(crate) heap: GvaRange,
     pub(crate) stack: GvaRange,
     pub(crate) stack_guard: GvaRange,
-    /// Where the resume page is mapped for ring 3.
-    pub(crate) resume: GvaRange,
     /// Pages that layers may occupy at the bottom of the image.
     pub(crate) layer_pages: u64,
     /// The zero region of a host-side sandbox: first address, and length (0 on the guest side).
@@ -75,7 +73,6 @@ impl Geometry {
     ) -> Result<Self, SpaceError> {
         check_sizes(&sizes)?;
         let io = user::io_area(sizes.input_len_bytes, sizes.output_len_bytes)?;
-        let resume = resume_page(&io)?;
         let heap = user::heap(sizes.heap_len_bytes)?;
         let stack = user::stack(sizes.stack_len_bytes)?;
         let layer_pages = layer_pages
@@ -114,7 +111,6 @@ impl Geometry {
             heap,
             stack,
             stack_guard: user::stack_guard(sizes.stack_len_bytes)?,
-            resume,
             layer_pages,
             zero_base,
             zero_pages,
@@ -188,16 +184,6 @@ fn check_sizes(sizes: &Sizes) -> Result<(), SpaceError> {
         }
     }
     Ok(())
-}
-
-/// One page behind the guard of the output buffer.
-fn resume_page(io: &IoArea) -> Result<GvaRange, SpaceError> {
-    let start = io
-        .output
-        .end()
-        .checked_add(user::USER_GUARD_LEN_BYTES)
-        .ok_or(SpaceError::Overflow)?;
-    Ok(GvaRange::new(start, PAGE_SIZE)?)
 }
 
 /// Offset of the zero region in the image: behind the layers, at a guest-physical multiple of 2 MiB, so that large leaves can
