@@ -113,7 +113,7 @@ fn segment_to_kvm(s: &Segment) -> kvm_segment {
         s: u8::from(a.is_code_or_data()),
         l: u8::from(a.is_long()),
         g: u8::from(a.is_page_granular()),
-        avl: 0,
+        avl: u8::from(a.is_available()),
         unusable: u8::from(!a.is_present()),
         padding: 0,
     }
@@ -132,6 +132,7 @@ fn segment_from_kvm(s: &kvm_segment) -> Segment {
         | bit(s.s, 4)
         | u16::from(s.dpl & 3) << 5
         | bit(s.present, 7)
+        | bit(s.avl, 12)
         | bit(s.l, 13)
         | bit(s.db, 14)
         | bit(s.g, 15);

@@ -94,15 +94,18 @@ impl VcpuState {
             .try_for_each(|group| vm.get_state(group, self))
     }
 
-    /// Writes every group to `vm`.
+    /// Writes every group to `vm`, which is settled before: what the last exit left half done would otherwise be completed
+    /// on top of the new state.
     ///
     /// # Errors
-    /// The first error of [`Vm::set_state`]; the vCPU is then in no defined state.
+    /// The first error of [`Vm::settle`] and [`Vm::set_state`]; the vCPU is then in no defined state.
     pub fn restore(&self, vm: &mut dyn Vm) -> Result<(), VmError> {
+        vm.settle()?;
         self.restore_groups(vm, StateGroup::ALL)
     }
 
-    /// Writes some groups to `vm`, in the order given; [`StateGroup::ALL`] has the right one.
+    /// Writes some groups to `vm`, in the order given; [`StateGroup::ALL`] has the right one. The vCPU must be
+    /// [settled](Vm::settle), unless its last exit was an `out` and the new state does not begin at that very instruction.
     ///
     /// # Errors
     /// As [`restore`](Self::restore).

@@ -189,6 +189,11 @@ impl SegmentType {
         self.0 & (1 << 7) != 0
     }
 
+    /// The bit that is left to the operating system (AVL).
+    pub const fn is_available(self) -> bool {
+        self.0 & (1 << 12) != 0
+    }
+
     /// Whether it is 64-bit code (L).
     pub const fn is_long(self) -> bool {
         self.0 & (1 << 13) != 0
