@@ -1,7 +1,7 @@
 //! Snapshots: an immutable state of a sandbox, shared by every sandbox that is made from it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, EntryPoint};
@@ -12,7 +12,7 @@ use vellum_layout::{Gpa, Gva, PAGE_SIZE};
 use crate::error::Failure;
 use crate::image::GuestImage;
 use crate::instance::{ChangedPage, Instance};
-use crate::machine::amd64_machine;
+use crate::machine::{SharedTables, amd64_machine};
 use crate::memory::{Area, Backing, Extent, Extents, Layer, Layers, PAGE_LEN_BYTES, Sizes};
 use vellum_vmem::Attrs;
 
@@ -62,6 +62,8 @@ pub(crate) struct SnapshotData {
     pub(crate) space: Extents,
     pub(crate) state: VcpuState,
     pub(crate) generation: u64,
+    /// Tables for the sandboxes that are made from this snapshot, once the first one was.
+    pub(crate) tables: OnceLock<SharedTables>,
 }
 
 impl SnapshotData {
@@ -88,6 +90,7 @@ impl SnapshotData {
             space: boot_space(image, sizes)?,
             state: boot::amd64_user(&machine, &start),
             generation: 0,
+            tables: OnceLock::new(),
         })
     }
 }
@@ -145,6 +148,7 @@ pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> 
         space,
         state,
         generation: base.generation + 1,
+        tables: OnceLock::new(),
     })
 }
 

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes;
 
 use crate::engine::{CowMode, Engine};
 use crate::error::Failure;
-use crate::machine::{self, ResumePage, monitor};
+use crate::machine::{self, ResumePage, SharedTables, monitor};
 use crate::memory::{FixedFrame, Geometry, GuestMemory, Layers, PAGE_LEN_BYTES};
 use crate::snapshot::SnapshotData;
 
@@ -269,14 +269,36 @@ impl Instance {
     }
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
+        if self.tables_used == 0 {
+            return self.first_tables(snapshot);
+        }
         let start = self.memory.scratch_offset(self.geometry.tables);
         self.memory
             .scratch
             .zero(start, self.tables_used * PAGE_SIZE)?;
-        let is_first = self.tables_used == 0;
         self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
-        if !is_first {
-            self.vm.0.publish_tables()?;
+        Ok(self.vm.0.publish_tables()?)
+    }
+
+    /// The tables of a new VM: the snapshot's, or new ones that become the snapshot's.
+    fn first_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
+        if let Some(shared) = snapshot
+            .tables
+            .get()
+            .filter(|shared| shared.fit(&self.geometry))
+        {
+            self.tables_used = shared
+                .map_into(&mut self.memory, &self.geometry)
+                .map_err(Failure::Memory)?;
+            return Ok(());
+        }
+        self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
+        // The state before boot is used once; a snapshot that another engine's sandbox came first to keeps that one's.
+        if snapshot.generation > 0 && snapshot.tables.get().is_none() {
+            let shared = SharedTables::copy_of(&self.memory, &self.geometry, self.tables_used)
+                .map_err(Failure::Memory)?;
+            // Lost to another thread: equal or of another geometry, either is right to keep.
+            let _ = snapshot.tables.set(shared);
         }
         Ok(())
     }
