@@ -13,12 +13,14 @@
 //! | [`state`] | vCPU state as plain data, and the one list of state groups that drives save, restore, reset and compare |
 //! | [`boot`] | one function per guest kind that returns its full boot state |
 //! | [`hyperv`] | the rules by which Hyper-V refuses a vCPU state, checked on every backend |
+//! | [`flat`] | guests with nothing but memory, a boot state and a hook for each port |
 //! | [`cpuid`] | CPU profiles: what the guest's CPUID shows |
 //! | [`memory`] | host memory lent to a guest, copied in and out, never borrowed |
 //! | [`kvm`] | the KVM backend |
 
 pub mod boot;
 pub mod cpuid;
+pub mod flat;
 pub mod hyperv;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;

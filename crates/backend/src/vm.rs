@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use vellum_layout::{Gpa, GpaRange};
+use vellum_layout::{Gpa, GpaRange, Hole};
 
 use crate::hyperv::HypervViolation;
 use crate::memory::Hva;
@@ -280,6 +280,14 @@ pub enum VmError {
         wanted: GpaRange,
         /// The range that is there.
         mapped: GpaRange,
+    },
+    /// A range covers pages of the hypervisor's own devices.
+    #[error("cannot map {wanted:x?}: it covers the {hole}")]
+    Hole {
+        /// The range to be mapped.
+        wanted: GpaRange,
+        /// What is there.
+        hole: Hole,
     },
     /// No such range is mapped.
     #[error("no range {range:x?} is mapped")]

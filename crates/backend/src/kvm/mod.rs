@@ -19,6 +19,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Cap;
 
+use vellum_layout::{Gpa, GpaRange, Hole, IO_APIC_PAGE, LOCAL_APIC_PAGE, PAGE_SIZE};
+
 use crate::cpuid::{self, CpuModel, CpuProfile, CpuidLeaf};
 use crate::vm::{Capabilities, Mmu, RingZero, VmError};
 
@@ -117,6 +119,7 @@ impl Kvm {
 pub struct VmConfig {
     cpuid: Arc<CpuId>,
     tracking: Tracking,
+    irqchip: Irqchip,
 }
 
 impl VmConfig {
@@ -132,7 +135,15 @@ impl VmConfig {
         Ok(Self {
             cpuid: Arc::new(cpuid),
             tracking,
+            irqchip: Irqchip::None,
         })
+    }
+
+    /// The same VM with or without interrupt controllers. The default is none.
+    #[must_use]
+    pub fn with_irqchip(mut self, irqchip: Irqchip) -> Self {
+        self.irqchip = irqchip;
+        self
     }
 }
 
@@ -144,6 +155,26 @@ pub enum Tracking {
     /// It need not.
     None,
 }
+
+/// Whether a VM has interrupt controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// None: `hlt` leaves the guest.
+    None,
+    /// Those of KVM: two PICs, an I/O APIC and the local APIC. `hlt` waits inside for an interrupt. The guest's memory must then
+    /// keep clear of [`IRQCHIP_HOLES`].
+    InKernel,
+}
+
+/// What memory must keep clear of when there are interrupt controllers.
+pub const IRQCHIP_HOLES: [Hole; 3] = [LOCAL_APIC_PAGE, IO_APIC_PAGE, KVM_TSS_PAGES];
+
+/// Three pages that KVM takes for itself on Intel processors when it has interrupt controllers, below the firmware's usual place
+/// (Linux `Documentation/virt/kvm/api.rst`, section 4.33).
+pub const KVM_TSS_PAGES: Hole = Hole {
+    name: "kvm tss pages",
+    range: GpaRange::literal(Gpa::literal(0xFFFB_D000), 3 * PAGE_SIZE),
+};
 
 /// Why `/dev/kvm` cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! KVM memory slots: KVM numbers them, the trait names them by range.
 
-use vellum_layout::{Gpa, GpaRange};
+use vellum_layout::{Gpa, GpaRange, Hole};
 
 use crate::memory::Hva;
 use crate::vm::{Protection, VmError};
@@ -18,9 +18,19 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     slots: Vec<Slot>,
+    /// Pages of the hypervisor's own devices, which no memory may cover. Some kernels refuse it themselves, some do not.
+    holes: &'static [Hole],
 }
 
 impl Slots {
+    /// No ranges yet, and some that never can be.
+    pub(super) fn with_holes(holes: &'static [Hole]) -> Self {
+        Self {
+            slots: Vec::new(),
+            holes,
+        }
+    }
+
     /// Finds a number for a new range.
     pub(super) fn plan(
         &self,
@@ -30,6 +40,12 @@ impl Slots {
     ) -> Result<Slot, VmError> {
         if !host.is_page_aligned() {
             return Err(VmError::Unaligned { host });
+        }
+        if let Some(hole) = self.holes.iter().find(|hole| hole.range.overlaps(&gpa)) {
+            return Err(VmError::Hole {
+                wanted: gpa,
+                hole: *hole,
+            });
         }
         if let Some(slot) = self.slots.iter().find(|slot| slot.gpa.overlaps(&gpa)) {
             return Err(VmError::Overlap {

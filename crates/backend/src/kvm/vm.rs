@@ -9,7 +9,6 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
@@ -21,12 +20,14 @@ use kvm_ioctls::{
 use vellum_layout::{Gpa, GpaRange};
 use vmm_sys_util::{errno, ioctl_io_nr};
 
-use super::dirty::DirtyRing;
+use super::dirty::{Collected, DirtyRing};
 use super::interrupt::KvmInterrupter;
 use super::registers;
 use super::slots::{Slot, Slots};
 use super::vcpu::{Decoded, decode, with_item_count};
-use super::{DIRTY_RING_ENTRY_LEN_BYTES, Tracking, VmConfig};
+use super::{
+    DIRTY_RING_ENTRY_LEN_BYTES, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig,
+};
 use crate::hyperv::validate_for_hyperv;
 use crate::memory::{HostMemory, Hva};
 use crate::msr;
@@ -47,8 +48,13 @@ pub struct KvmVm {
     interrupter: Arc<KvmInterrupter>,
     pending: Pending,
     /// Pages collected from a ring that was full, until somebody takes them.
-    collected: Vec<Gpa>,
+    collected: Collected,
 }
+
+/// How many exits one instruction can cause until KVM goes on without a further one: its emulator pauses a repeated string
+/// instruction after 1024 items, each of which may read and write in two parts (Linux `arch/x86/kvm/emulate.c`,
+/// `x86_emulate_insn`).
+const MAX_COMPLETIONS: u32 = 4 * 1024 + 1;
 
 /// What the last exit left for the next entry to complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +82,9 @@ impl KvmVm {
         if capabilities.msr_filter {
             deny_undeclared_msrs(&vm)?;
         }
+        if config.irqchip == Irqchip::InKernel {
+            create_irqchip(&vm)?;
+        }
         let vcpu = vm
             .create_vcpu(0)
             .map_err(|error| VmError::hypervisor("KVM_CREATE_VCPU", error))?;
@@ -96,10 +105,13 @@ impl KvmVm {
             vcpu,
             vm,
             capabilities: capabilities.clone(),
-            slots: Slots::default(),
+            slots: Slots::with_holes(match config.irqchip {
+                Irqchip::None => &[],
+                Irqchip::InKernel => &IRQCHIP_HOLES,
+            }),
             interrupter: Arc::new(interrupter),
             pending: Pending::Nothing,
-            collected: Vec::new(),
+            collected: Collected::new(),
         })
     }
 
@@ -125,7 +137,9 @@ impl KvmVm {
     fn collect_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
         while let Some((slot, page)) = ring.pop() {
-            self.collected.extend(self.slots.page(slot, page));
+            if let Some(page) = self.slots.page(slot, page) {
+                self.collected.push(page);
+            }
         }
     }
 
@@ -250,7 +264,7 @@ impl Vm for KvmVm {
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
         let slot = self.slots.exact(gpa)?;
         self.collect_ring();
-        self.collected.retain(|page| !gpa.contains(*page));
+        self.collected.forget(gpa);
         self.set_slot(&slot, 0)?;
         self.slots.remove(slot.number);
         Ok(())
@@ -315,20 +329,24 @@ impl Vm for KvmVm {
         {
             return Ok(());
         }
-        self.interrupter.set_immediate_exit(1);
-        let result = self.vcpu.run().map(|_| ());
-        self.interrupter.set_immediate_exit(0);
-        match result {
-            Err(error) if error.errno() == libc::EINTR => {
-                self.pending = Pending::Nothing;
-                Ok(())
+        for _ in 0..MAX_COMPLETIONS {
+            let Self {
+                interrupter, vcpu, ..
+            } = self;
+            match interrupter.with_immediate_exit(|| vcpu.run().map(|_| ())) {
+                // Another part of the same instruction.
+                Ok(()) => {}
+                Err(error) if error.errno() == libc::EINTR => {
+                    self.pending = Pending::Nothing;
+                    return Ok(());
+                }
+                Err(error) => return Err(VmError::hypervisor("KVM_RUN to settle", error)),
             }
-            Err(error) => Err(VmError::hypervisor("KVM_RUN to settle", error)),
-            Ok(()) => Err(VmError::hypervisor(
-                "KVM_RUN to settle",
-                io::ErrorKind::Unsupported,
-            )),
         }
+        Err(VmError::hypervisor(
+            "KVM_RUN to settle",
+            io::ErrorKind::Unsupported,
+        ))
     }
 
     fn get_state(&mut self, group: StateGroup, state: &mut VcpuState) -> Result<(), VmError> {
@@ -413,7 +431,7 @@ impl Vm for KvmVm {
 
     fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError> {
         self.collect_ring();
-        self.collected.drain(..).for_each(page);
+        self.collected.take().for_each(page);
         Ok(())
     }
 
@@ -453,6 +471,15 @@ fn enable_dirty_ring(vm: &VmFd, ring_pages: u32) -> Result<(), VmError> {
         u64::from(ring_pages * DIRTY_RING_ENTRY_LEN_BYTES),
     )
     .map_err(|error| VmError::hypervisor("enabling the dirty ring", error))
+}
+
+/// Must come before the vCPU, which gets a local APIC with it.
+fn create_irqchip(vm: &VmFd) -> Result<(), VmError> {
+    let tss = usize::try_from(KVM_TSS_PAGES.range.start().as_u64()).unwrap_or(0);
+    vm.set_tss_address(tss)
+        .map_err(|error| VmError::hypervisor("KVM_SET_TSS_ADDR", error))?;
+    vm.create_irq_chip()
+        .map_err(|error| VmError::hypervisor("KVM_CREATE_IRQCHIP", error))
 }
 
 /// Denies every MSR that is not declared: the guest gets #GP (Linux `Documentation/virt/kvm/api.rst`, section 4.97).
@@ -518,10 +545,4 @@ fn borrowed_file(vcpu: &VcpuFd) -> ManuallyDrop<File> {
     // SAFETY: the descriptor is open as long as `vcpu`, which outlives the returned value in `create`; `ManuallyDrop` keeps
     // the file from closing it.
     ManuallyDrop::new(unsafe { File::from_raw_fd(vcpu.as_raw_fd()) })
-}
-
-impl KvmInterrupter {
-    fn set_immediate_exit(&self, value: u8) {
-        self.immediate_exit().store(value, Ordering::Release);
-    }
 }
