@@ -9,7 +9,7 @@ use std::io;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::Once;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use kvm_bindings::kvm_run;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -21,6 +21,8 @@ use crate::vm::Interrupter;
 pub(super) struct KvmInterrupter {
     page: NonNull<u8>,
     thread: AtomicI32,
+    /// An interruption was asked for and not yet withdrawn.
+    is_requested: AtomicBool,
 }
 
 // SAFETY: the page is shared memory of the kernel; the one byte that is used is accessed atomically.
@@ -47,10 +49,25 @@ impl KvmInterrupter {
         Ok(Self {
             page: NonNull::new(page.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             thread: AtomicI32::new(0),
+            is_requested: AtomicBool::new(false),
         })
     }
 
-    pub(super) fn immediate_exit(&self) -> &AtomicU8 {
+    /// Calls `enter_guest`, which then comes back without executing anything. An interruption that is asked for meanwhile hits
+    /// the entry after this one.
+    pub(super) fn with_immediate_exit<T>(&self, enter_guest: impl FnOnce() -> T) -> T {
+        self.immediate_exit().store(1, Ordering::Release);
+        let result = enter_guest();
+        // Together with `interrupt`, which stores the other way round: whichever comes last leaves the flag set if an
+        // interruption is wanted. A store followed by a load of another place needs sequential consistency for that.
+        self.immediate_exit().store(0, Ordering::SeqCst);
+        if self.is_requested.load(Ordering::SeqCst) {
+            self.immediate_exit().store(1, Ordering::Release);
+        }
+        result
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
         // SAFETY: the field lies inside the page, which stays mapped as long as `self`; every access that this process makes
         // while a call is active is atomic.
         unsafe { AtomicU8::from_ptr(self.page.as_ptr().add(offset_of!(kvm_run, immediate_exit))) }
@@ -63,11 +80,13 @@ impl Interrupter for KvmInterrupter {
     }
 
     fn leave(&self) {
+        self.is_requested.store(false, Ordering::Release);
         self.immediate_exit().store(0, Ordering::Release);
     }
 
     fn interrupt(&self) {
-        self.immediate_exit().store(1, Ordering::Release);
+        self.is_requested.store(true, Ordering::SeqCst);
+        self.immediate_exit().store(1, Ordering::SeqCst);
         let thread = self.thread.load(Ordering::Acquire);
         // SAFETY: `tgkill` touches no memory. The caller holds the lock that keeps the thread in its call, so the number
         // names it and no other; the signal's handler does nothing. An error means that the thread is gone.
