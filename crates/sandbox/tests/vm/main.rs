@@ -1,0 +1,18 @@
+//! Sandboxes on the machine's own hypervisor, in each mode of copy-on-write.
+//!
+//! One test binary for all of it: the engines are probed once, and every helper is used. Without a hypervisor each test
+//! says so on standard error and does nothing.
+
+mod bad_calls;
+mod bad_guests;
+mod bad_messages;
+mod cancellation;
+mod host_functions;
+mod large_values;
+mod logging;
+mod residue;
+mod sizes;
+mod snapshots;
+mod support;
+mod system_calls;
+mod values;

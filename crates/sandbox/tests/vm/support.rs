@@ -1,0 +1,132 @@
+//! The engines of this machine, and what every test needs of them.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::LazyLock;
+
+use vellum_sandbox::{
+    CowMode, Engine, Error, ErrorKind, GuestImage, HostFunctions, Sandbox, SandboxBuilder,
+};
+
+/// The environment variable that names the file for lines about what ran.
+const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
+
+/// Bytes of heap of most tests: enough for their values, and few enough to exhaust quickly.
+pub(crate) const HEAP_LEN_BYTES: u64 = 4 << 20;
+
+/// An engine in one mode, and the Rust guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Lab {
+    pub(crate) engine: Engine,
+    pub(crate) image: GuestImage,
+}
+
+/// A lab, or why there is none.
+type Outcome = Result<Lab, String>;
+
+static HOST_SIDE: LazyLock<Outcome> = LazyLock::new(|| open(CowMode::HostSide));
+static GUEST_SIDE: LazyLock<Outcome> = LazyLock::new(|| open(CowMode::GuestSide));
+
+/// Runs `test` in every mode that this machine has, and says which those are.
+pub(crate) fn in_each_mode(test: impl Fn(&Lab)) {
+    in_mode(CowMode::HostSide, &test);
+    in_mode(CowMode::GuestSide, &test);
+}
+
+/// Runs `test` in one mode, or says why not.
+pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
+    let lab = match cow {
+        CowMode::HostSide => &*HOST_SIDE,
+        CowMode::GuestSide => &*GUEST_SIDE,
+    };
+    match lab {
+        Ok(lab) => {
+            println!("{}", lab.engine);
+            test(lab);
+            report(cow, "tests=1");
+        }
+        Err(reason) => {
+            // Written directly, because the harness hides what a passing test prints.
+            let _ = writeln!(
+                io::stderr(),
+                "SKIPPED on kvm, {cow} copy-on-write: {reason}"
+            );
+            report(cow, &format!("skipped={reason}"));
+        }
+    }
+}
+
+fn open(cow: CowMode) -> Outcome {
+    let engine = match Engine::builder().cow_mode(cow).build() {
+        Ok(engine) => engine,
+        Err(error) if error.kind() == ErrorKind::NoHypervisor => return Err(format!("{error:?}")),
+        Err(error) => panic!("{error:?}"),
+    };
+    if cow == CowMode::GuestSide && !engine.capabilities().read_only_memory {
+        return Err("this hypervisor has no read-only memory".into());
+    }
+    let image =
+        GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("the guest is valid");
+    Ok(Lab { engine, image })
+}
+
+fn report(cow: CowMode, outcome: &str) {
+    let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
+        return;
+    };
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("the report file can be opened");
+    // One write, so that lines of parallel tests do not mix.
+    let line = format!("engine=kvm cow={cow} suite=sandbox {outcome}\n");
+    file.write_all(line.as_bytes())
+        .expect("the report file can be written");
+}
+
+/// The host functions that the Rust guest imports.
+pub(crate) fn host() -> HostFunctions {
+    HostFunctions::new()
+        .with("host_add", i32::wrapping_add)
+        .with("host_echo", |bytes: Vec<u8>| bytes)
+        .with("host_fail", |text: String| Err::<(), String>(text))
+}
+
+impl Lab {
+    /// A builder with host functions and a small heap.
+    pub(crate) fn builder(&self) -> SandboxBuilder {
+        Sandbox::builder(&self.image)
+            .heap_len_bytes(HEAP_LEN_BYTES)
+            .host_functions(&host())
+    }
+
+    /// A sandbox as the builder makes it.
+    pub(crate) fn sandbox(&self) -> Sandbox {
+        self.builder()
+            .build(&self.engine)
+            .expect("a sandbox can be built")
+    }
+}
+
+/// The state that tests look at most: the guest's counter.
+pub(crate) fn counter(sandbox: &mut Sandbox) -> u64 {
+    sandbox
+        .call("counter_get", ())
+        .expect("the counter can be read")
+}
+
+/// Adds to the guest's counter.
+pub(crate) fn add_to_counter(sandbox: &mut Sandbox, amount: u64) {
+    let _: u64 = sandbox
+        .call("counter_add", (amount,))
+        .expect("the counter can be changed");
+}
+
+/// The error of a call that must fail.
+pub(crate) fn refused<T: std::fmt::Debug>(what: &str, result: Result<T, Error>) -> Error {
+    match result {
+        Err(error) => error,
+        Ok(value) => panic!("{what} succeeded with {value:?}"),
+    }
+}
