@@ -51,6 +51,8 @@ impl Control {
     pub(crate) fn disarm(&self) {
         let mut state = self.lock();
         state.armed = false;
+        // The next call may not arm, and must not take this reason for its own when a late signal interrupts it.
+        state.reason = None;
         self.interrupter.leave();
     }
 

@@ -137,6 +137,7 @@ impl Instance {
             guest.start(&self.memory, &self.geometry, snapshot, self.tables_used)?;
         }
         self.write_bookkeeping(snapshot.generation)?;
+        self.write_seed()?;
         self.wipe_buffers()?;
         self.base = snapshot.clone();
         Ok(())

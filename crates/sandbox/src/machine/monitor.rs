@@ -194,6 +194,8 @@ global_asm!(
     "jmp vellum_monitor_walk",
 
     "vellum_monitor_leaf:",
+    "test al, 4", // the monitor's own memory: not for ring 3, whether writable or not
+    "jz vellum_monitor_not_handled",
     "test al, 2", // writable already: a stale translation
     "jnz vellum_monitor_retry",
     "test eax, 0x200", // not marked copy-on-write: the guest may not write here
