@@ -356,6 +356,10 @@ impl HostMemory {
     }
 
     fn aligned_u64(&self, offset: u64) -> Result<*mut u64, OutOfBounds> {
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "a pointer that is not aligned is not returned"
+        )]
         let address = self.at(offset, 8)?.cast::<u64>();
         if address.is_aligned() {
             Ok(address)

@@ -225,6 +225,10 @@ pub enum Protection {
 
 /// What a hypervisor can do on this machine, as probed by running a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each of which a reader asks for by name"
+)]
 pub struct Capabilities {
     /// Who walks the guest's page tables.
     pub mmu: Mmu,

@@ -40,8 +40,10 @@ fn protected_mode() -> SpecialRegs {
     }
 }
 
+type Edit = fn(&mut SpecialRegs);
+
 /// What is wrong with `base` after `edit`.
-fn refusal(base: SpecialRegs, edit: fn(&mut SpecialRegs)) -> Result<(), HypervViolation> {
+fn refusal(base: SpecialRegs, edit: Edit) -> Result<(), HypervViolation> {
     let mut regs = base;
     edit(&mut regs);
     validate_for_hyperv(&regs)
@@ -49,7 +51,7 @@ fn refusal(base: SpecialRegs, edit: fn(&mut SpecialRegs)) -> Result<(), HypervVi
 
 #[test]
 fn states_without_a_flaw_are_accepted() {
-    let cases: [(&str, SpecialRegs, fn(&mut SpecialRegs)); 14] = [
+    let cases: [(&str, SpecialRegs, Edit); 14] = [
         ("long mode", long_mode(), |_| {}),
         ("protected mode", protected_mode(), |_| {}),
         ("after a reset", SpecialRegs::default(), |_| {}),
@@ -59,10 +61,10 @@ fn states_without_a_flaw_are_accepted() {
             r.efer |= efer::SCE | efer::NXE | 1 << 14 | 1 << 15;
         }),
         ("LME before paging", protected_mode(), |r| {
-            r.efer = efer::LME
+            r.efer = efer::LME;
         }),
         ("the widest cr3", long_mode(), |r| {
-            r.cr3 = (1 << 52) - 0x1000
+            r.cr3 = (1 << 52) - 0x1000;
         }),
         ("absent data segments", long_mode(), |r| {
             (r.ds, r.es, r.fs, r.gs) = Default::default();
@@ -77,7 +79,7 @@ fn states_without_a_flaw_are_accepted() {
             r.gs.base = 0x7FFF_FFFF_FFFF;
         }),
         ("a limit of whole pages", long_mode(), |r| {
-            r.ds.limit = 0xFFF
+            r.ds.limit = 0xFFF;
         }),
         ("an absent segment of any limit", long_mode(), |r| {
             r.es = segment(0, 0x1234_5678, SegmentType::ABSENT);
@@ -91,7 +93,7 @@ fn states_without_a_flaw_are_accepted() {
 #[test]
 fn control_registers_with_a_flaw_are_refused() {
     let valid = long_mode();
-    let cases: [(fn(&mut SpecialRegs), HypervViolation); 15] = [
+    let cases: [(Edit, HypervViolation); 15] = [
         (
             |r| r.cr0 &= !cr0::ET,
             HypervViolation::ExtensionTypeClear(valid.cr0 & !cr0::ET),
@@ -162,7 +164,7 @@ fn control_registers_with_a_flaw_are_refused() {
 #[test]
 fn long_mode_must_be_active_exactly_where_it_is_enabled_and_paging_is_on() {
     let long = long_mode();
-    let cases: [(SpecialRegs, fn(&mut SpecialRegs), HypervViolation); 4] = [
+    let cases: [(SpecialRegs, Edit, HypervViolation); 4] = [
         (
             long,
             |r| r.efer = efer::LME,
@@ -239,12 +241,12 @@ fn cs_must_be_present_accessed_code_of_one_size() {
 
 #[test]
 fn ss_must_have_the_privilege_of_cs() {
-    let edit: fn(&mut SpecialRegs) = |r| r.ss.attributes = SegmentType::DATA;
+    let edit: Edit = |r| r.ss.attributes = SegmentType::DATA;
     assert_eq!(
         refusal(long_mode(), edit),
         Err(HypervViolation::StackPrivilege { ss: 0, cs: 3 })
     );
-    let edit: fn(&mut SpecialRegs) = |r| r.ss.attributes = SegmentType::DATA.with_dpl(3);
+    let edit: Edit = |r| r.ss.attributes = SegmentType::DATA.with_dpl(3);
     assert_eq!(
         refusal(protected_mode(), edit),
         Err(HypervViolation::StackPrivilege { ss: 3, cs: 0 })

@@ -53,7 +53,7 @@ impl Slots {
                 mapped: slot.gpa,
             });
         }
-        let number = (0..)
+        let number = (0..u32::MAX)
             .find(|&number| self.by_number(number).is_none())
             .unwrap_or(u32::MAX);
         Ok(Slot {

@@ -28,9 +28,10 @@ pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> De
                 Exit::IoIn { port: *port, width }
             })
         }
-        VcpuExit::MmioRead(gpa, _) => memory_fault(*gpa, Access::Read),
+        VcpuExit::MmioRead(gpa, _) | VcpuExit::MemoryFault { gpa, .. } => {
+            memory_fault(*gpa, Access::Read)
+        }
         VcpuExit::MmioWrite(gpa, _) => memory_fault(*gpa, Access::Write),
-        VcpuExit::MemoryFault { gpa, .. } => memory_fault(*gpa, Access::Read),
         VcpuExit::Hlt => Exit::Halt,
         VcpuExit::Shutdown => Exit::TripleFault,
         VcpuExit::FailEntry(reason, _) => Exit::InvalidState { reason: *reason },

@@ -31,7 +31,7 @@ fn words<const N: usize>(memory: &HostMemory, pages: [u64; N]) -> [u64; N] {
 #[test]
 fn fresh_memory_is_zero_and_aligned() {
     let memory = memory(2);
-    let mut bytes = [0xFF; 2 * PAGE as usize];
+    let mut bytes = [0xFF; 8192];
     memory.read(0, &mut bytes).expect("in bounds");
     assert!(bytes.iter().all(|&byte| byte == 0));
     assert_eq!(memory.len_bytes(), 2 * PAGE);
@@ -48,8 +48,8 @@ fn impossible_lengths_are_refused() {
 
 #[test]
 fn every_access_outside_is_refused_and_described() {
-    let (memory, other) = (memory(1), memory(1));
     type Attempt<'a> = Box<dyn Fn(u64, u64) -> Result<(), OutOfBounds> + 'a>;
+    let (memory, other) = (memory(1), memory(1));
     let buffer = |len_bytes: u64| vec![0; usize::try_from(len_bytes).expect("small")];
     let attempts: [(&str, Attempt<'_>); 7] = [
         (
