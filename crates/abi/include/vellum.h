@@ -16,10 +16,17 @@
  *     }
  *
  * Types are given result first, then the parameters; the dispatcher checks a call against them before the function
- * sees it. Build with gcc or clang for x86-64 as a static program without start files:
+ * sees it. Build with gcc or clang as a static program without start files. For x86-64 that makes an amd64 user guest:
  *
  *     gcc -O2 -ffreestanding -fno-pie -fno-stack-protector -no-pie -static -nostdlib -nostartfiles \
  *         -Wl,-z,separate-code,-z,noexecstack,-z,norelro -o guest main.c
+ *
+ * For 32-bit x86 it makes an i686 identity guest, which runs in ring 0 without paging, x87 and SSE. Add to the above
+ *
+ *     -m32 -march=i686 -mgeneral-regs-only -Wl,-Ttext-segment=0x100000
+ *
+ * No 32-bit libraries are needed, so there is no libgcc either: the program does without what only its routines can,
+ * which of integers is division and remainder of 64 bits.
  */
 #ifndef VELLUM_H
 #define VELLUM_H
@@ -91,6 +98,22 @@
 #define VELLUM_LOG_DEBUG 4u
 #define VELLUM_LOG_TRACE 5u
 
+#if defined(__i386__)
+#define VELLUM_GUEST_KIND 3 /* i686 identity */
+/* A pointer field of a table: 64 bits in either architecture, so a 32-bit pointer is followed by zeros. */
+#define VELLUM_POINTER_(type, name)                                                                                  \
+    type name;                                                                                                       \
+    uint32_t name##_high
+#elif defined(__x86_64__)
+#define VELLUM_GUEST_KIND 1 /* amd64 user */
+#define VELLUM_POINTER_(type, name) type name
+#else
+#error "Vellum guests are x86 programs, of 64 or of 32 bits"
+#endif
+
+/* In 32-bit code a uint64_t inside a structure is aligned to 4 (System V ABI for i386); the contract says 8. */
+#define VELLUM_ALIGNED_ __attribute__((aligned(8)))
+
 /* Start of every message; `slot_count` slots and then the payload follow. */
 struct vellum_message_header {
     uint32_t kind;
@@ -102,7 +125,7 @@ struct vellum_message_header {
 };
 
 /* One value of a message. */
-struct vellum_slot {
+struct VELLUM_ALIGNED_ vellum_slot {
     uint8_t ty;
     uint8_t flags;
     uint16_t reserved;
@@ -111,7 +134,7 @@ struct vellum_slot {
 };
 
 /* Request to copy an external argument into guest memory. */
-struct vellum_fill_request {
+struct VELLUM_ALIGNED_ vellum_fill_request {
     uint32_t slot;
     uint32_t reserved;
     uint64_t gva;
@@ -137,8 +160,8 @@ struct vellum_panic_header {
 /* "VELLUMPB" in memory order. */
 #define VELLUM_PEB_MAGIC UINT64_C(0x42504D554C4C4556)
 
-/* What the entry point gets, by address, in RDI. */
-struct vellum_peb {
+/* What the entry point gets, by address, in RDI, or EDI in 32-bit code. */
+struct VELLUM_ALIGNED_ vellum_peb {
     uint64_t magic;
     uint32_t abi_version;
     uint32_t size_bytes;
@@ -163,7 +186,7 @@ struct vellum_peb {
 #define VELLUM_PEB_TOUCH_BEFORE_FILL 1u
 
 /* What the monitor writes about a fault; guests do not need it. */
-struct vellum_fault_record {
+struct VELLUM_ALIGNED_ vellum_fault_record {
     uint64_t vector;
     uint64_t error_code;
     uint64_t cr2;
@@ -196,14 +219,14 @@ typedef struct vellum_value {
 typedef vellum_value (*vellum_entry)(const vellum_value *argument);
 
 /* Element of the sections vellum_functions and vellum_imports. */
-struct vellum_function {
-    const char *name_ptr;
+struct VELLUM_ALIGNED_ vellum_function {
+    VELLUM_POINTER_(const char *, name_ptr);
     uint32_t name_len_bytes;
     uint8_t param_count;
     uint8_t ret;
     uint16_t reserved;
     uint8_t params[VELLUM_MAX_SLOTS];
-    vellum_entry entry;
+    VELLUM_POINTER_(vellum_entry, entry);
 };
 
 /* ---- Declaring functions ------------------------------------------------------------------------------------ */
@@ -311,21 +334,35 @@ _Static_assert(offsetof(struct vellum_function, entry) == 32, "entry is the last
 #if defined(VELLUM_IMPLEMENTATION) && !defined(VELLUM_IMPLEMENTED)
 #define VELLUM_IMPLEMENTED
 
-/* The note that marks the file: owner "Vellum", type 1, ABI version, guest kind 1 (amd64 user). */
+#define VELLUM_TEXT_(number) #number
+#define VELLUM_NUMBER_TEXT_(number) VELLUM_TEXT_(number)
+
+/* The note that marks the file: owner "Vellum", type 1, ABI version 1, guest kind. */
 __asm__(".pushsection .note.vellum, \"a\", @note\n"
         ".p2align 2\n"
         ".long 7, 8, 1\n"
         ".ascii \"Vellum\\0\\0\"\n"
-        ".long 1, 1\n"
+        ".long 1, " VELLUM_NUMBER_TEXT_(VELLUM_GUEST_KIND) "\n"
         ".popsection\n");
 
+#if defined(__i386__)
+/* The host enters with EDI = PEB, ESP = stack top, 16-byte aligned, DF and IF clear. The argument goes on the stack,
+ * which is 16-byte aligned at the call (System V ABI for i386, section 2.2.2). */
+#define VELLUM_CALL_START_                                                                                           \
+    "    subl $12, %esp\n"                                                                                           \
+    "    pushl %edi\n"                                                                                               \
+    "    call vellum_start_\n"
+#else
 /* The host enters with RDI = PEB, RSP = stack top, 16-byte aligned as before a call, DF clear. */
+#define VELLUM_CALL_START_ "    call vellum_start_\n"
+#endif
+
 __asm__(".pushsection .text._start, \"ax\", @progbits\n"
         ".globl _start\n"
         ".type _start, @function\n"
         "_start:\n"
-        "    xorl %ebp, %ebp\n"      /* outermost frame: a debugger stops here */
-        "    call vellum_start_\n"   /* takes the PEB from RDI and does not return */
+        "    xorl %ebp, %ebp\n"  /* outermost frame: a debugger stops here */
+        VELLUM_CALL_START_        /* takes the PEB and does not return */
         "    ud2\n"
         ".size _start, . - _start\n"
         ".popsection\n");
@@ -352,6 +389,12 @@ static struct {
 void *memcpy(void *restrict destination, const void *restrict source, size_t len_bytes)
 {
     void *to = destination;
+#if defined(__i386__)
+    /* Ring 0 may be emulated, one step at a time; four bytes a step. */
+    size_t words = len_bytes / 4;
+    len_bytes %= 4;
+    __asm__ volatile("rep movsl" : "+D"(to), "+S"(source), "+c"(words) : : "memory");
+#endif
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(source), "+c"(len_bytes) : : "memory");
     return destination;
 }
@@ -374,6 +417,11 @@ void *memmove(void *destination, const void *source, size_t len_bytes)
 void *memset(void *destination, int value, size_t len_bytes)
 {
     void *to = destination;
+#if defined(__i386__)
+    size_t words = len_bytes / 4;
+    len_bytes %= 4;
+    __asm__ volatile("rep stosl" : "+D"(to), "+c"(words) : "a"((uint8_t)value * 0x01010101u) : "memory");
+#endif
     __asm__ volatile("rep stosb" : "+D"(to), "+c"(len_bytes) : "a"(value) : "memory");
     return destination;
 }

@@ -15,3 +15,9 @@ pub fn rust_user() -> &'static [u8] {
 pub fn c_user() -> Option<&'static [u8]> {
     include!(concat!(env!("OUT_DIR"), "/c_user.rs"))
 }
+
+/// The 32-bit C kernel, `guests/c-i686`: a static ELF, or `None` when there was no C compiler for it at build time.
+#[must_use]
+pub fn i686_c() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/i686_c.rs"))
+}

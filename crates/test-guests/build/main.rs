@@ -1,5 +1,7 @@
 //! Builds the guests of this repository with the tools that are at hand: the Rust guest with the cargo that runs this
-//! script, the C guest with the C compiler, if there is one.
+//! script, the C guests with the C compiler, if there is one.
+
+mod c_guest;
 
 use std::env;
 use std::ffi::OsString;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the guests are made of, from the repository's root.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "Cargo.toml",
     "rust-toolchain.toml",
     "crates/abi",
@@ -21,29 +23,9 @@ const SOURCES: [&str; 14] = [
     "crates/vmem/Cargo.toml",
     "guests/.cargo",
     "guests/Cargo.toml",
+    "guests/c-i686",
     "guests/c-user",
     "guests/rust-user",
-];
-
-/// Flags of the C guest: a static program at fixed addresses, without start files or C library, code and data on
-/// separate pages.
-const C_FLAGS: [&str; 16] = [
-    "-std=gnu11",
-    "-O2",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-ffreestanding",
-    "-fno-pie",
-    "-fno-stack-protector",
-    "-fcf-protection=none",
-    "-fno-asynchronous-unwind-tables",
-    "-no-pie",
-    "-static",
-    "-nostdlib",
-    "-nostartfiles",
-    "-Wl,-z,separate-code,-z,max-page-size=4096,-z,noexecstack,-z,norelro",
-    "-Wl,--build-id=none",
 ];
 
 fn main() {
@@ -56,16 +38,23 @@ fn main() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-env-changed=CC");
 
     build_rust(root, &out);
-    let c_guest = build_c(root, &out);
-    let text = c_guest.map_or_else(
+    for guest in [c_guest::USER, c_guest::I686] {
+        let elf = c_guest::build(&guest, root, &out);
+        write_option(&out, guest.name, elf.as_deref());
+    }
+}
+
+/// Writes the expression that `src/lib.rs` includes for a guest that may be missing.
+fn write_option(out: &Path, name: &str, elf: Option<&Path>) {
+    let text = elf.map_or_else(
         || String::from("None"),
         |path| format!("Some(include_bytes!({:?}))", path.display().to_string()),
     );
-    fs::write(out.join("c_user.rs"), text)
+    fs::write(out.join(format!("{name}.rs")), text)
         .expect("the build script can write to its output directory");
 }
 
@@ -142,36 +131,6 @@ fn clean_environment(command: &mut Command) {
         .contains(&text);
         if (is_of_build || is_flags) && text != "CARGO_HOME" && !text.starts_with("CARGO_NET") {
             command.env_remove(&name);
-        }
-    }
-}
-
-/// Builds `guests/c-user`, or says why not.
-fn build_c(root: &Path, out: &Path) -> Option<PathBuf> {
-    let compiler = env::var_os("CC").unwrap_or_else(|| "gcc".into());
-    let source = root.join("guests/c-user/main.c");
-    let elf = out.join("c_user.elf");
-    let status = Command::new(&compiler)
-        .args(C_FLAGS)
-        .arg(format!("-fmacro-prefix-map={}=vellum", root.display()))
-        .arg("-I")
-        .arg(root.join("crates/abi/include"))
-        .arg("-o")
-        .arg(&elf)
-        .arg(&source)
-        .status();
-    match status {
-        Err(error) => {
-            println!(
-                "cargo::warning=the C guest is not built and its tests are skipped: cannot run {}: {error} \
-                 (Debian: apt-get install gcc)",
-                compiler.display()
-            );
-            None
-        }
-        Ok(status) => {
-            assert!(status.success(), "building guests/c-user failed, see above");
-            Some(elf)
         }
     }
 }
