@@ -129,7 +129,7 @@ impl HostMemory {
     ) -> io::Result<()> {
         let target = self.pages(offset, source.len_bytes)?;
         let (protection, flags) = match sharing {
-            // Private, though never written: before 6.7 Linux took any shared mapping of a sealed memfd for a writable one.
+            // Private, though never written: older kernels (Linux 5.15, for one) take any shared mapping of a sealed memfd for a writable one.
             Sharing::ReadOnly => (ProtFlags::READ, MapFlags::PRIVATE),
             Sharing::CopyOnWrite => (
                 ProtFlags::READ | ProtFlags::WRITE,

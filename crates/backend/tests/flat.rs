@@ -1,26 +1,23 @@
 //! Flat guests on the machine's own /dev/kvm: boot states, port hooks, interrupt controllers. Without KVM every test says so
 //! and is skipped visibly.
 
+#[path = "kvm/support.rs"]
+#[expect(dead_code, reason = "made for another suite, too")]
+mod support;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vellum_backend::cpuid::CpuProfile;
 use vellum_backend::flat::{End, FlatError, FlatGuest, Flow};
-use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip, Kvm, OpenError, Tracking, VmConfig};
+use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip, Tracking, VmConfig};
 use vellum_backend::{Exit, IoWidth, VcpuState, VmError, boot};
 use vellum_layout::{Gpa, GpaRange};
 
 const RAM_LEN_BYTES: u64 = 0x10_0000;
 
 fn guest(irqchip: Irqchip) -> Option<FlatGuest> {
-    let kvm = match Kvm::open() {
-        Ok(kvm) => kvm,
-        Err(error @ (OpenError::Absent | OpenError::Permission)) => {
-            eprintln!("SKIPPED: {error}");
-            return None;
-        }
-        Err(error) => panic!("{error:?}"),
-    };
+    let kvm = support::kvm()?;
     let model = kvm.cpu_model(CpuProfile::Best).expect("a model");
     let config = VmConfig::new(&model, Tracking::None)
         .expect("a config")
