@@ -10,21 +10,20 @@ use std::time::Duration;
 
 use vellum_backend::cpuid::CpuProfile;
 use vellum_backend::flat::{End, FlatError, FlatGuest, Flow};
-use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip, Tracking, VmConfig};
+use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip, Kvm, Tracking, VmConfig};
 use vellum_backend::{Exit, IoWidth, VcpuState, VmError, boot};
 use vellum_layout::{Gpa, GpaRange};
 
 const RAM_LEN_BYTES: u64 = 0x10_0000;
 
-fn guest(irqchip: Irqchip) -> Option<FlatGuest> {
-    let kvm = support::kvm()?;
+fn guest(kvm: &Kvm, irqchip: Irqchip) -> FlatGuest {
     let model = kvm.cpu_model(CpuProfile::Best).expect("a model");
     let config = VmConfig::new(&model, Tracking::None)
         .expect("a config")
         .with_irqchip(irqchip);
     let mut guest = FlatGuest::new(kvm.create_vm(&config).expect("a vm"));
     guest.add_ram(range(0, RAM_LEN_BYTES)).expect("memory");
-    Some(guest)
+    guest
 }
 
 fn range(start: u64, len_bytes: u64) -> GpaRange {
@@ -56,9 +55,8 @@ fn collect(guest: &mut FlatGuest, port: u16) -> Arc<Mutex<Vec<(IoWidth, u32)>>> 
 
 #[test]
 fn a_real_mode_guest_runs_at_its_segment_and_offset() {
-    let Some(mut guest) = guest(Irqchip::None) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::None);
     let seen = collect(&mut guest, 0xE9);
     // mov ax, cs; out 0xe9, ax; mov al, 'A'; out 0xe9, al; hlt
     let code = [0x8C, 0xC8, 0xE7, 0xE9, 0xB0, b'A', 0xE6, 0xE9, 0xF4];
@@ -70,9 +68,8 @@ fn a_real_mode_guest_runs_at_its_segment_and_offset() {
 
 #[test]
 fn a_flat_32_bit_guest_gets_eax_and_ebx() {
-    let Some(mut guest) = guest(Irqchip::None) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::None);
     let seen = collect(&mut guest, 0x80);
     // out 0x80, eax; mov eax, ebx; out 0x80, eax; hlt
     start(
@@ -87,9 +84,8 @@ fn a_flat_32_bit_guest_gets_eax_and_ebx() {
 
 #[test]
 fn an_input_hook_answers_and_the_guest_goes_on() {
-    let Some(mut guest) = guest(Irqchip::None) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::None);
     let seen = collect(&mut guest, 0x80);
     let mut next = 40;
     guest.on_input(0x60, move |width| {
@@ -111,9 +107,8 @@ fn an_input_hook_answers_and_the_guest_goes_on() {
 
 #[test]
 fn a_hook_can_stop_the_guest_and_run_takes_it_up_again() {
-    let Some(mut guest) = guest(Irqchip::None) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::None);
     guest.on_output(0x80, |_, data| {
         if data == 1 {
             Flow::Stop
@@ -138,9 +133,8 @@ fn a_hook_can_stop_the_guest_and_run_takes_it_up_again() {
 
 #[test]
 fn memory_that_is_not_there_is_refused() {
-    let Some(mut guest) = guest(Irqchip::None) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::None);
     let absent = guest.write(Gpa::literal(RAM_LEN_BYTES), &[1]);
     assert!(
         matches!(absent, Err(FlatError::Absent { .. })),
@@ -163,9 +157,8 @@ fn memory_that_is_not_there_is_refused() {
 
 #[test]
 fn with_interrupt_controllers_a_halt_waits_inside() {
-    let Some(mut guest) = guest(Irqchip::InKernel) else {
-        return;
-    };
+    let Some(kvm) = support::kvm() else { return };
+    let mut guest = guest(&kvm, Irqchip::InKernel);
     let halted = collect(&mut guest, 0x80);
     // out 0x80, al; hlt
     start(&mut guest, &flat32(7, 0), &[0xE6, 0x80, 0xF4]);
@@ -188,18 +181,15 @@ fn with_interrupt_controllers_a_halt_waits_inside() {
 
 #[test]
 fn memory_keeps_clear_of_the_interrupt_controllers() {
+    let Some(kvm) = support::kvm() else { return };
     for hole in IRQCHIP_HOLES {
-        let Some(mut with) = guest(Irqchip::InKernel) else {
-            return;
-        };
+        let mut with = guest(&kvm, Irqchip::InKernel);
         let result = with.add_ram(hole.range);
         assert!(
             matches!(result, Err(FlatError::Vm(VmError::Hole { .. }))),
             "{result:?}"
         );
-        let Some(mut without) = guest(Irqchip::None) else {
-            return;
-        };
+        let mut without = guest(&kvm, Irqchip::None);
         without.add_ram(hole.range).expect("nothing is there");
     }
 }
