@@ -101,6 +101,14 @@ pub fn amd64_kernel(machine: &Amd64Machine, start: &EntryPoint) -> VcpuState {
     }
 }
 
+/// An i686 *identity* guest: ring 0, flat 32-bit protected mode without paging. Its PEB arrives in EDI. Every address is
+/// guest-physical, and the types say so.
+pub fn i686_identity(entry: Gpa, stack_top: Gpa, peb: Gpa) -> VcpuState {
+    let mut state = flat32(entry, stack_top, 0, 0);
+    state.general.rdi = peb.as_u64();
+    state
+}
+
 /// A 32-bit flat protected-mode guest without paging: CR0 = PE | ET. `eax` and `ebx` are what a boot protocol wants.
 pub fn flat32(entry: Gpa, stack_top: Gpa, eax: u32, ebx: u32) -> VcpuState {
     let data = flat(selector::KERNEL_DATA, SegmentType::DATA);

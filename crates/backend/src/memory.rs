@@ -127,7 +127,25 @@ impl HostMemory {
         source: &SealedMemory,
         sharing: Sharing,
     ) -> io::Result<()> {
-        let target = self.pages(offset, source.len_bytes)?;
+        self.overlay_part(offset, source, 0..source.len_bytes, sharing)
+    }
+
+    /// Maps the bytes `part` of `source` over the pages at `offset`.
+    ///
+    /// # Errors
+    /// As [`overlay`](Self::overlay); `InvalidInput` also when the part is not one of whole pages of the source.
+    pub fn overlay_part(
+        &mut self,
+        offset: u64,
+        source: &SealedMemory,
+        part: Range<u64>,
+        sharing: Sharing,
+    ) -> io::Result<()> {
+        let len_bytes = part.end.saturating_sub(part.start);
+        if part.end > source.len_bytes || !part.start.is_multiple_of(vellum_layout::PAGE_SIZE) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let target = self.pages(offset, len_bytes)?;
         let (protection, flags) = match sharing {
             // Private, though never written: older kernels (Linux 5.15, for one) take any shared mapping of a sealed memfd for a writable one.
             Sharing::ReadOnly => (ProtFlags::READ, MapFlags::PRIVATE),
@@ -141,11 +159,11 @@ impl HostMemory {
         unsafe {
             rustix::mm::mmap(
                 target.cast(),
-                usize::try_from(source.len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+                usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
                 protection,
                 flags | MapFlags::FIXED,
                 &source.file,
-                0,
+                part.start,
             )
         }?;
         Ok(())

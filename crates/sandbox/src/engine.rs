@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_backend::kvm::{Kvm, Tracking, VmConfig};
 use vellum_backend::{Capabilities, Mmu, RingZero, Vm};
+use vellum_layout::GuestKind;
 
 use crate::error::{Error, Failure};
 
@@ -26,7 +27,10 @@ struct Inner {
     kvm: Kvm,
     model: CpuModel,
     cow: CowMode,
-    config: VmConfig,
+    /// For guests whose monitor copies pages.
+    untracked: VmConfig,
+    /// For guests whose pages the host kernel copies.
+    tracked: VmConfig,
 }
 
 /// Who copies a page when a guest writes to it for the first time.
@@ -95,17 +99,14 @@ impl EngineBuilder {
         let cow = self
             .cow
             .unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
-        let tracking = match cow {
-            CowMode::HostSide => Tracking::FirstWrites,
-            CowMode::GuestSide => Tracking::None,
-        };
-        let config = VmConfig::new(&model, tracking).map_err(Failure::Hypervisor)?;
+        let config = |tracking| VmConfig::new(&model, tracking).map_err(Failure::Hypervisor);
         Ok(Engine {
             inner: Arc::new(Inner {
+                untracked: config(Tracking::None)?,
+                tracked: config(Tracking::FirstWrites)?,
                 kvm,
                 model,
                 cow,
-                config,
             }),
         })
     }
@@ -125,7 +126,7 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    /// Who copies pages.
+    /// Who copies the pages of amd64 user guests. For guests that bring their own kernel it is always the host.
     pub fn cow_mode(&self) -> CowMode {
         self.inner.cow
     }
@@ -144,11 +145,23 @@ impl Engine {
         &self.inner.model
     }
 
-    pub(crate) fn create_vm(&self) -> Result<Box<dyn Vm>, Failure> {
+    /// Who copies the pages of a guest: one without the monitor leaves it to the host.
+    pub(crate) fn cow_mode_for(&self, kind: GuestKind) -> CowMode {
+        match kind {
+            GuestKind::Amd64User => self.inner.cow,
+            _ => CowMode::HostSide,
+        }
+    }
+
+    pub(crate) fn create_vm(&self, cow: CowMode) -> Result<Box<dyn Vm>, Failure> {
+        let config = match cow {
+            CowMode::GuestSide => &self.inner.untracked,
+            CowMode::HostSide => &self.inner.tracked,
+        };
         let vm = self
             .inner
             .kvm
-            .create_vm(&self.inner.config)
+            .create_vm(config)
             .map_err(Failure::Hypervisor)?;
         Ok(Box::new(vm))
     }

@@ -7,13 +7,17 @@ use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_layout::amd64::user;
-use vellum_layout::{Gpa, Gva, PAGE_SIZE};
+use vellum_layout::{Gpa, GuestKind, Gva, PAGE_SIZE};
 
+use crate::engine::CowMode;
 use crate::error::Failure;
 use crate::image::GuestImage;
 use crate::instance::{ChangedPage, Instance};
 use crate::machine::{SharedTables, amd64_machine};
-use crate::memory::{Area, Backing, Extent, Extents, Layer, Layers, PAGE_LEN_BYTES, Sizes};
+use crate::memory::{
+    Area, Backing, Extent, Extents, Geometry, Layer, Layers, PAGE_LEN_BYTES, Sizes, SpaceError,
+    identity,
+};
 use vellum_vmem::Attrs;
 
 /// Layers beyond which a snapshot is copied into one.
@@ -73,30 +77,74 @@ impl SnapshotData {
         sizes: Sizes,
         model: &CpuModel,
     ) -> Result<Self, Failure> {
-        let stack =
-            user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
-        let start = EntryPoint {
-            entry: image.entry(),
-            stack_top: stack.end(),
-            peb: user::IO_BASE,
+        let (space, state) = match image.kind() {
+            GuestKind::Amd64User => (user_space(image, sizes)?, user_state(image, sizes, model)?),
+            GuestKind::I686Identity => identity_boot(image, sizes)?,
+            other => return Err(SpaceError::Kind(other).into()),
         };
-        // CR3 is filled in when the state is loaded: each sandbox has its root where its scratch begins.
-        let machine = amd64_machine(Gpa::literal(0), model);
         Ok(Self {
             image: image.clone(),
             sizes,
             profile: model.profile,
             layers: image.layers().clone(),
-            space: boot_space(image, sizes)?,
-            state: boot::amd64_user(&machine, &start),
+            space,
+            state,
             generation: 0,
             tables: OnceLock::new(),
         })
     }
 }
 
+fn user_state(image: &GuestImage, sizes: Sizes, model: &CpuModel) -> Result<VcpuState, Failure> {
+    let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+    let start = EntryPoint {
+        entry: image.entry(),
+        stack_top: stack.end(),
+        peb: user::IO_BASE,
+    };
+    // CR3 is filled in when the state is loaded: each sandbox has its root where its scratch begins.
+    let machine = amd64_machine(Gpa::literal(0), model);
+    Ok(boot::amd64_user(&machine, &start))
+}
+
+/// One area over everything, with the segments in it, and a vCPU without paging.
+fn identity_boot(image: &GuestImage, sizes: Sizes) -> Result<(Extents, VcpuState), Failure> {
+    let image_end = image
+        .segments()
+        .iter()
+        .map(|segment| segment.range.end())
+        .max();
+    let image_end = image_end.ok_or(SpaceError::Overflow)?;
+    let (_, stack) = identity::heap_and_stack(image_end, &sizes)?;
+    let area = Area {
+        range: identity::whole_range(stack.end())?,
+        rights: Attrs::WRITE,
+        backing: Backing::Zero { first_page: 0 },
+    };
+    let space = Extents::new(vec![area], segment_extents(image));
+    let geometry = Geometry::for_guest(image.kind(), sizes, CowMode::HostSide, space.areas(), 0)?;
+    let physical = |gva| identity::physical_of(gva).ok_or(SpaceError::Overflow);
+    let state = boot::i686_identity(
+        physical(image.entry())?,
+        physical(stack.end())?,
+        physical(geometry.view.peb.start())?,
+    );
+    Ok((space, state))
+}
+
+fn segment_extents(image: &GuestImage) -> Vec<Extent> {
+    let segments = image.segments().iter();
+    segments
+        .map(|segment| Extent {
+            gva: segment.range.start(),
+            image_page: segment.first_page,
+            pages: segment.pages(),
+        })
+        .collect()
+}
+
 /// Segments from the image, heap and stack from zeroes.
-fn boot_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
+fn user_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
     let heap = user::heap(sizes.heap_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let data = Attrs::WRITE | Attrs::NO_EXECUTE;
@@ -114,20 +162,12 @@ fn boot_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
             },
         },
     ];
-    let mut extents = Vec::new();
-    for segment in image.segments() {
-        areas.push(Area {
-            range: segment.range,
-            rights: segment.rights,
-            backing: Backing::Image,
-        });
-        extents.push(Extent {
-            gva: segment.range.start(),
-            image_page: segment.first_page,
-            pages: segment.pages(),
-        });
-    }
-    Ok(Extents::new(areas, extents))
+    areas.extend(image.segments().iter().map(|segment| Area {
+        range: segment.range,
+        rights: segment.rights,
+        backing: Backing::Image,
+    }));
+    Ok(Extents::new(areas, segment_extents(image)))
 }
 
 /// Takes the state of an instance: the pages that changed since its base become a new layer.

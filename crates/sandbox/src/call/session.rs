@@ -336,7 +336,10 @@ impl Session<'_> {
         const GENERAL_PROTECTION: u64 = 13;
         /// Bytes of an instruction that tell what it is, prefixes included.
         const LOOK_AT_BYTES: u64 = 4;
-        let fault = Fault::from_record(record, self.instance.geometry().stack_guard);
+        let Some(user) = &self.instance.geometry().user else {
+            return Failure::Protocol("a kernel reports a fault as if it had a monitor");
+        };
+        let fault = Fault::from_record(record, user.stack_guard);
         if record.vector != GENERAL_PROTECTION {
             return Failure::Fault(fault);
         }

@@ -11,14 +11,14 @@ use std::path::Path;
 
 use object::LittleEndian;
 use object::elf::{
-    ELFCLASS32, ELFDATA2MSB, EM_X86_64, ET_EXEC, FileHeader64, PF_R, PF_W, PF_X, PT_INTERP,
-    PT_LOAD, PT_NOTE, PT_TLS, ProgramHeader64,
+    ELFCLASS32, ELFDATA2MSB, EM_386, EM_X86_64, ET_EXEC, FileHeader32, FileHeader64, Machine, PF_R,
+    PF_W, PF_X, PT_INTERP, PT_LOAD, PT_NOTE, PT_TLS,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use vellum_abi::function::FunctionError;
 use vellum_abi::note::{GuestNote, NoteError};
 use vellum_layout::amd64::user::ELF_AREA;
-use vellum_layout::{AddressError, GuestKind, Gva, GvaRange, PAGE_SIZE};
+use vellum_layout::{AddressError, GuestKind, Gva, GvaRange, PAGE_SIZE, i686};
 use vellum_vmem::Attrs;
 
 use super::{Function, MAX_FILE_LEN_BYTES, functions};
@@ -31,6 +31,7 @@ const MAX_HEADERS: usize = 128;
 /// What a valid file says.
 #[derive(Debug)]
 pub(super) struct Parsed {
+    pub(super) kind: GuestKind,
     pub(super) entry: Gva,
     pub(super) segments: Vec<Segment>,
     pub(super) exports: Vec<Function>,
@@ -65,11 +66,11 @@ pub(crate) enum ImageError {
     TooShort { len_bytes: usize },
     #[error("file is not elf")]
     NotElf,
-    #[error("elf file is 32-bit; this engine runs 64-bit amd64 guests")]
+    #[error("elf file is 32-bit but not for the 386; link for amd64 or for i686")]
     Class32,
     #[error("elf file is big-endian")]
     BigEndian,
-    #[error("elf file is for machine {0}, not amd64 (62)")]
+    #[error("elf file is for machine {0}, not amd64 (62) or 386 (3)")]
     Machine(u16),
     #[error(
         "elf file has type {0}; link the guest statically at a fixed address (type 2, executable)"
@@ -102,7 +103,7 @@ pub(crate) enum ImageError {
         len_bytes: u64,
     },
     #[error(
-        "segment {index} at {address:#x} with {len_bytes:#x} bytes lies outside of the guest's image area {ELF_AREA:x?}"
+        "segment {index} at {address:#x} with {len_bytes:#x} bytes lies outside of the area that images of its architecture may use"
     )]
     OutsideArea {
         index: usize,
@@ -174,11 +175,44 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Checks a file and finds its segments and functions.
 pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
-    check_identity(elf)?;
-    let header = FileHeader64::<LittleEndian>::parse(elf).map_err(ImageError::Malformed)?;
+    match check_identity(elf)? {
+        Class::Bits64 => parse_class::<FileHeader64<LittleEndian>>(elf, &AMD64),
+        Class::Bits32 => parse_class::<FileHeader32<LittleEndian>>(elf, &I686),
+    }
+}
+
+/// What distinguishes the guests of an architecture.
+struct Target {
+    machine: Machine,
+    /// Where segments may lie.
+    area: GvaRange,
+    /// The kinds that the engine runs.
+    kinds: &'static [GuestKind],
+}
+
+const AMD64: Target = Target {
+    machine: EM_X86_64,
+    area: ELF_AREA,
+    kinds: &[GuestKind::Amd64User],
+};
+/// Everything below the reserved pages of the last gigabyte; the plan knows what else is in the way.
+const I686: Target = Target {
+    machine: EM_386,
+    area: GvaRange::literal(
+        Gva::literal(i686::BASE_ADDRESS.as_u64()),
+        i686::MAX_GPA.as_u64() + 1 - i686::BASE_ADDRESS.as_u64(),
+    ),
+    kinds: &[GuestKind::I686Identity],
+};
+
+fn parse_class<Header: FileHeader<Endian = LittleEndian>>(
+    elf: &[u8],
+    target: &Target,
+) -> Result<Parsed, ImageError> {
+    let header = Header::parse(elf).map_err(ImageError::Malformed)?;
     let endian = header.endian().map_err(ImageError::Malformed)?;
     let machine = header.e_machine(endian);
-    if machine != EM_X86_64 {
+    if machine != target.machine {
         return Err(ImageError::Machine(machine.0));
     }
     let elf_type = header.e_type(endian);
@@ -191,17 +225,18 @@ pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
     if headers.len() > MAX_HEADERS {
         return Err(ImageError::TooManyHeaders(headers.len()));
     }
-    let segments = load_segments(elf, endian, headers)?;
+    let segments = load_segments(elf, endian, headers, target.area)?;
     let kind = find_note(elf, endian, headers)?.kind;
-    if kind != GuestKind::Amd64User {
+    if !target.kinds.contains(&kind) {
         return Err(ImageError::Kind(kind));
     }
-    let entry = entry_point(header.e_entry(endian), &segments)?;
+    let entry = entry_point(header.e_entry(endian).into(), &segments)?;
     let sections = header
         .sections(endian, elf)
         .map_err(ImageError::Malformed)?;
-    let (exports, imports) = functions::parse(elf, endian, &sections, &segments)?;
+    let (exports, imports) = functions::parse::<Header>(elf, endian, &sections, &segments)?;
     Ok(Parsed {
+        kind,
         entry,
         segments,
         exports,
@@ -210,9 +245,10 @@ pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
 }
 
 /// The identification bytes, checked first so that each mistake has its own message.
-fn check_identity(elf: &[u8]) -> Result<(), ImageError> {
+fn check_identity(elf: &[u8]) -> Result<Class, ImageError> {
     const CLASS: usize = 4;
     const DATA: usize = 5;
+    const MACHINE: usize = 18;
     if !elf.starts_with(&object::elf::ELFMAG) {
         return Err(if elf.len() < 4 {
             ImageError::TooShort {
@@ -228,22 +264,33 @@ fn check_identity(elf: &[u8]) -> Result<(), ImageError> {
     let (Some(&class), Some(&data)) = (elf.get(CLASS), elf.get(DATA)) else {
         return Err(too_short);
     };
-    if class == ELFCLASS32.0 {
-        return Err(ImageError::Class32);
-    }
     if data == ELFDATA2MSB.0 {
         return Err(ImageError::BigEndian);
     }
     if elf.len() < size_of::<FileHeader64<LittleEndian>>() {
         return Err(too_short);
     }
-    Ok(())
+    // The machine lies at the same place in both classes.
+    let is_386 = elf.get(MACHINE..MACHINE + 2) == Some(&EM_386.0.to_le_bytes()[..]);
+    match (class == ELFCLASS32.0, is_386) {
+        (false, _) => Ok(Class::Bits64),
+        (true, true) => Ok(Class::Bits32),
+        (true, false) => Err(ImageError::Class32),
+    }
 }
 
-fn load_segments(
+/// The two classes of ELF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Bits32,
+    Bits64,
+}
+
+fn load_segments<H: ProgramHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
-    headers: &[ProgramHeader64<LittleEndian>],
+    headers: &[H],
+    area: GvaRange,
 ) -> Result<Vec<Segment>, ImageError> {
     let mut segments = Vec::new();
     let mut pages = 0;
@@ -254,10 +301,10 @@ fn load_segments(
             PT_TLS => return Err(ImageError::Unsupported("thread-local storage")),
             _ => continue,
         }
-        if header.p_memsz(endian) == 0 {
+        if header.p_memsz(endian).into() == 0 {
             continue;
         }
-        let segment = segment(elf, endian, header, index, pages)?;
+        let segment = segment(elf, endian, header, area, (index, pages))?;
         pages += segment.pages();
         if pages > MAX_IMAGE_LEN_BYTES / PAGE_SIZE {
             return Err(ImageError::TooLarge {
@@ -273,15 +320,20 @@ fn load_segments(
     Ok(segments)
 }
 
-fn segment(
+/// One segment: the `index`-th header, whose first page in the image is `first_page`.
+fn segment<H: ProgramHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
-    header: &ProgramHeader64<LittleEndian>,
-    index: usize,
-    first_page: u64,
+    header: &H,
+    area: GvaRange,
+    (index, first_page): (usize, u64),
 ) -> Result<Segment, ImageError> {
-    let (address, memory_len_bytes) = (header.p_vaddr(endian), header.p_memsz(endian));
-    let (offset, file_len_bytes) = (header.p_offset(endian), header.p_filesz(endian));
+    let (address, memory_len_bytes): (u64, u64) =
+        (header.p_vaddr(endian).into(), header.p_memsz(endian).into());
+    let (offset, file_len_bytes): (u64, u64) = (
+        header.p_offset(endian).into(),
+        header.p_filesz(endian).into(),
+    );
     if file_len_bytes > memory_len_bytes {
         return Err(ImageError::FileLargerThanMemory {
             index,
@@ -300,7 +352,7 @@ fn segment(
         len_bytes: memory_len_bytes,
     };
     let range = whole_pages(address, memory_len_bytes)
-        .filter(|range| ELF_AREA.contains_range(range))
+        .filter(|range| area.contains_range(range))
         .ok_or(outside)?;
     let flags = header.p_flags(endian);
     if flags.contains(PF_W) && flags.contains(PF_X) {
@@ -344,17 +396,21 @@ fn check_disjoint(segments: &[Segment]) -> Result<(), ImageError> {
         })
 }
 
-fn find_note(
+fn find_note<H: ProgramHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
-    headers: &[ProgramHeader64<LittleEndian>],
+    headers: &[H],
 ) -> Result<GuestNote, ImageError> {
     let mut last = NoteError::Missing;
     for header in headers
         .iter()
         .filter(|header| header.p_type(endian) == PT_NOTE)
     {
-        let range = file_range(elf, header.p_offset(endian), header.p_filesz(endian));
+        let range = file_range(
+            elf,
+            header.p_offset(endian).into(),
+            header.p_filesz(endian).into(),
+        );
         let bytes = range.and_then(|range| elf.get(range)).unwrap_or_default();
         match GuestNote::parse(bytes) {
             Ok(note) => return Ok(note),

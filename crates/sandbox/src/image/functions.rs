@@ -1,8 +1,7 @@
 //! The function tables of a guest, found by section name and read from the file.
 
 use object::LittleEndian;
-use object::elf::FileHeader64;
-use object::read::elf::{SectionHeader, SectionTable};
+use object::read::elf::{FileHeader, SectionHeader, SectionTable};
 use vellum_abi::function::{EXPORTS_SECTION, FunctionEntry, IMPORTS_SECTION, check_name};
 
 use super::Function;
@@ -11,23 +10,21 @@ use super::elf::{ImageError, Segment};
 /// Entries that a table may have.
 const MAX_FUNCTIONS: usize = 4096;
 
-type Sections<'data> = SectionTable<'data, FileHeader64<LittleEndian>>;
-
 /// Exports and imports.
-pub(super) fn parse(
+pub(super) fn parse<H: FileHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
-    sections: &Sections<'_>,
+    sections: &SectionTable<'_, H>,
     segments: &[Segment],
 ) -> Result<(Vec<Function>, Vec<Function>), ImageError> {
     let table = |section| parse_table(elf, endian, sections, segments, section);
     Ok((table(EXPORTS_SECTION)?, table(IMPORTS_SECTION)?))
 }
 
-fn parse_table(
+fn parse_table<H: FileHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
-    sections: &Sections<'_>,
+    sections: &SectionTable<'_, H>,
     segments: &[Segment],
     section: &'static str,
 ) -> Result<Vec<Function>, ImageError> {
@@ -37,8 +34,8 @@ fn parse_table(
     let bytes = bytes_at(
         elf,
         segments,
-        header.sh_addr(endian),
-        header.sh_size(endian),
+        header.sh_addr(endian).into(),
+        header.sh_size(endian).into(),
     )
     .ok_or(ImageError::TableOutsideImage { section })?;
     let error = |index, source| ImageError::Function {

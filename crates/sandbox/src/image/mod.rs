@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vellum_abi::function::Signature;
-use vellum_layout::Gva;
+use vellum_layout::{GuestKind, Gva};
 
 use crate::error::{Error, Failure};
 use crate::memory::{Layer, Layers};
@@ -25,6 +25,7 @@ pub struct GuestImage {
 }
 
 struct Inner {
+    kind: GuestKind,
     entry: Gva,
     segments: Vec<Segment>,
     exports: Vec<Function>,
@@ -61,6 +62,7 @@ impl GuestImage {
         let layer = fill_layer(elf, &parsed.segments).map_err(Failure::Memory)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                kind: parsed.kind,
                 entry: parsed.entry,
                 segments: parsed.segments,
                 exports: parsed.exports,
@@ -90,6 +92,11 @@ impl GuestImage {
     /// The host functions that the guest needs.
     pub fn imports(&self) -> &[Function] {
         &self.inner.imports
+    }
+
+    /// What kind of guest it is.
+    pub fn kind(&self) -> GuestKind {
+        self.inner.kind
     }
 
     pub(crate) fn entry(&self) -> Gva {

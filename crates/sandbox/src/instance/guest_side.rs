@@ -56,7 +56,7 @@ impl GuestSide {
         geometry: &Geometry,
         used: u64,
     ) -> Result<(), Failure> {
-        let start = memory.scratch_offset(geometry.tables);
+        let start = memory.scratch_offset(geometry.tables()?);
         self.pristine.clear();
         for offset in (start..start + used * PAGE_SIZE).step_by(8) {
             self.pristine.push(memory.scratch.read_u64(offset)?);
@@ -76,6 +76,7 @@ impl GuestSide {
         leaving: Leaving,
     ) -> Result<(), Failure> {
         let frames = geometry.free_frames()?;
+        let tables = geometry.tables()?;
         if leaving == Leaving::Uncleanly {
             self.put_back(memory, geometry, 0..self.pristine.len() as u64 * 8)?;
             vm.publish_tables()?;
@@ -91,7 +92,7 @@ impl GuestSide {
             // An entry of a table that was itself allocated since then vanishes with that table.
             if let Some(at) = Gpa::new(entry)
                 .ok()
-                .and_then(|entry| geometry.tables.offset_of(entry))
+                .and_then(|entry| tables.offset_of(entry))
             {
                 self.put_back(memory, geometry, at..at + 8)?;
             }
@@ -106,7 +107,7 @@ impl GuestSide {
         geometry: &Geometry,
         tables: Range<u64>,
     ) -> Result<(), Failure> {
-        let start = memory.scratch_offset(geometry.tables);
+        let start = memory.scratch_offset(geometry.tables()?);
         for offset in tables.step_by(8) {
             let index = usize::try_from(offset / 8).unwrap_or(usize::MAX);
             if let Some(&entry) = self.pristine.get(index) {
@@ -154,11 +155,12 @@ pub(super) fn changed(
 ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
     let store = TableAccess::new(memory);
     let frames = geometry.free_frames()?;
+    let tables = geometry.tables()?;
     let budget =
         Budget::for_memory(geometry.plan.image().len_bytes() + geometry.plan.scratch().len_bytes());
     let mut changed = Vec::new();
     for area in base.space.areas() {
-        let walker = Walker::new(&store, geometry.tables.start(), Format::FOUR_LEVEL, budget)
+        let walker = Walker::new(&store, tables.start(), Format::FOUR_LEVEL, budget)
             .map_err(Failure::Root)?
             .within(area.range);
         for step in walker.leaves() {

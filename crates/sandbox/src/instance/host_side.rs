@@ -6,7 +6,7 @@ use vellum_layout::{Gva, PAGE_SIZE};
 use super::ChangedPage;
 use super::dirty::DirtySet;
 use crate::error::Failure;
-use crate::memory::{Backing, Extents, Geometry, GuestMemory, Layers, zero_offset};
+use crate::memory::{AddressIndex, Contents, Geometry, GuestMemory};
 use crate::snapshot::SnapshotData;
 
 /// Above this many remembered pages a restore drops the private copies instead of writing them back.
@@ -51,15 +51,15 @@ impl HostSide {
         vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
-        layers: &Layers,
+        contents: &Contents<'_>,
     ) -> Result<(), Failure> {
         self.collect(vm, geometry)?;
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
-            return self.drop_copies(memory, geometry);
+            return self.drop_copies(memory);
         }
         self.dirty
             .iter()
-            .try_for_each(|page| put_back(memory, layers, page))?;
+            .try_for_each(|page| put_back(memory, contents, page))?;
         Ok(())
     }
 
@@ -71,20 +71,15 @@ impl HostSide {
         geometry: &Geometry,
     ) -> Result<(), Failure> {
         self.collect(vm, geometry)?;
-        self.drop_copies(memory, geometry)
+        self.drop_copies(memory)
     }
 
     /// Gives the private copies back to the kernel; the mappings show the layers and zeroes again.
-    fn drop_copies(&mut self, memory: &GuestMemory, geometry: &Geometry) -> Result<(), Failure> {
+    fn drop_copies(&mut self, memory: &GuestMemory) -> Result<(), Failure> {
         if self.dirty.len() > 0 {
-            let zero = zero_offset(geometry);
             memory
                 .image
-                .discard(0..geometry.layer_pages * PAGE_SIZE)
-                .map_err(Failure::Memory)?;
-            memory
-                .image
-                .discard(zero..zero + geometry.zero_pages * PAGE_SIZE)
+                .discard(0..memory.image.len_bytes())
                 .map_err(Failure::Memory)?;
         }
         self.dirty.clear();
@@ -100,11 +95,12 @@ impl HostSide {
         base: &SnapshotData,
     ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
         self.collect(vm, geometry)?;
-        let addresses = Addresses::new(geometry, &base.space);
+        let contents = Contents::new(geometry, &base.layers, &base.space);
+        let index = AddressIndex::new(&base.space);
         let mut changed = Vec::new();
         for page in self.dirty.iter() {
-            if let Some(gva) = addresses.of_page(page)
-                && !is_pristine(memory, &base.layers, page)?
+            if let Some(gva) = contents.address(page, &index)
+                && !is_pristine(memory, &contents, page)?
             {
                 changed.push((gva, ChangedPage::Image(page * PAGE_SIZE)));
             }
@@ -116,68 +112,22 @@ impl HostSide {
 
 fn put_back(
     memory: &GuestMemory,
-    layers: &Layers,
+    contents: &Contents<'_>,
     page: u64,
 ) -> Result<(), vellum_backend::memory::OutOfBounds> {
     let offset = page * PAGE_SIZE;
-    match layers.pristine(page) {
+    match contents.pristine(page) {
         Some((pristine, at)) => memory.image.copy_from(offset, pristine, at, PAGE_SIZE),
         None => memory.image.zero(offset, PAGE_SIZE),
     }
 }
 
-fn is_pristine(memory: &GuestMemory, layers: &Layers, page: u64) -> Result<bool, Failure> {
+fn is_pristine(memory: &GuestMemory, contents: &Contents<'_>, page: u64) -> Result<bool, Failure> {
     let offset = page * PAGE_SIZE;
-    if let Some((pristine, at)) = layers.pristine(page) {
+    if let Some((pristine, at)) = contents.pristine(page) {
         return Ok(memory.image.equals(offset, pristine, at, PAGE_SIZE)?);
     }
     let mut bytes = [0; crate::memory::PAGE_LEN_BYTES];
     memory.image.read(offset, &mut bytes)?;
     Ok(bytes.iter().all(|&byte| byte == 0))
-}
-
-/// From pages of the image slot back to guest-virtual addresses.
-struct Addresses<'a> {
-    /// (first image page, pages, address), sorted.
-    extents: Vec<(u64, u64, Gva)>,
-    space: &'a Extents,
-    zero_first: u64,
-}
-
-impl<'a> Addresses<'a> {
-    fn new(geometry: &Geometry, space: &'a Extents) -> Self {
-        let mut extents: Vec<_> = space
-            .extents()
-            .iter()
-            .map(|extent| (extent.image_page, extent.pages, extent.gva))
-            .collect();
-        extents.sort_unstable();
-        Self {
-            extents,
-            space,
-            zero_first: zero_offset(geometry) / PAGE_SIZE,
-        }
-    }
-
-    /// `None` for a page that no address maps: one of an older layer that a newer one hides.
-    fn of_page(&self, page: u64) -> Option<Gva> {
-        if page >= self.zero_first {
-            return self.of_zero_page(page - self.zero_first);
-        }
-        let after = self.extents.partition_point(|(first, ..)| *first <= page);
-        let (first, pages, gva) = *self.extents[..after].last()?;
-        (page < first + pages)
-            .then(|| gva.checked_add((page - first) * PAGE_SIZE))
-            .flatten()
-    }
-
-    fn of_zero_page(&self, zero_page: u64) -> Option<Gva> {
-        self.space.areas().iter().find_map(|area| {
-            let Backing::Zero { first_page } = area.backing else {
-                return None;
-            };
-            area.range
-                .at(zero_page.checked_sub(first_page)? * PAGE_SIZE)
-        })
-    }
 }

@@ -12,14 +12,16 @@ use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
 use vellum_layout::{
-    Gpa, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
+    GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
 };
 use zerocopy::IntoBytes;
 
 use crate::engine::{CowMode, Engine};
 use crate::error::Failure;
 use crate::machine::{self, ResumePage, SharedTables, monitor};
-use crate::memory::{FixedFrame, Geometry, GuestMemory, Layers, PAGE_LEN_BYTES};
+use crate::memory::{
+    Contents, FixedFrame, Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Placement,
+};
 use crate::snapshot::SnapshotData;
 
 use guest_side::GuestSide;
@@ -46,7 +48,8 @@ pub(crate) struct Instance {
     base: Arc<SnapshotData>,
     cow: CowState,
     tables_used: u64,
-    resume: ResumePage,
+    /// How a user guest gets its vector registers back; a kernel gets them by system call.
+    resume: Option<ResumePage>,
     state: VcpuState,
     /// Whether the guest was entered since `state` was last given to the vCPU.
     has_run: bool,
@@ -72,14 +75,17 @@ impl std::fmt::Debug for DebugVm {
 impl Instance {
     /// A new VM in the state of `snapshot`.
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
-        let geometry = Geometry::new(
+        let kind = snapshot.image.kind();
+        let cow = engine.cow_mode_for(kind);
+        let geometry = Geometry::for_guest(
+            kind,
             snapshot.sizes,
-            engine.cow_mode(),
+            cow,
             snapshot.space.areas(),
             snapshot.layers.pages(),
         )?;
         let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
-        let mut vm = engine.create_vm()?;
+        let mut vm = engine.create_vm(cow)?;
         map_slots(vm.as_mut(), &memory, &geometry)?;
         let cow = match geometry.cow {
             CowMode::GuestSide => CowState::Guest(GuestSide::default()),
@@ -90,7 +96,7 @@ impl Instance {
             memory,
             cow,
             tables_used: 0,
-            resume: ResumePage::new(&snapshot.state, geometry.io.resume),
+            resume: None,
             // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
             state: VcpuState::default(),
             has_run: false,
@@ -108,7 +114,7 @@ impl Instance {
     pub(crate) fn can_load(&self, snapshot: &SnapshotData) -> bool {
         snapshot.sizes == self.base.sizes
             && snapshot.image.is_same(&self.base.image)
-            && snapshot.layers.pages() <= self.geometry.layer_pages
+            && self.geometry.holds_layers_of(snapshot.layers.pages())
     }
 
     /// Brings the VM to the state of another snapshot of the same shape: maps its layers, rebuilds the page tables.
@@ -129,10 +135,19 @@ impl Instance {
         if let CowState::Host(host) = &mut self.cow {
             host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
         }
-        self.memory
-            .map_layers(&snapshot.layers, present, self.geometry.cow)
-            .map_err(Failure::Memory)?;
-        self.rebuild_tables(snapshot)?;
+        match self.geometry.placement {
+            Placement::Stacked { .. } => {
+                self.memory
+                    .stack_layers(&snapshot.layers, present, self.geometry.cow)
+            }
+            Placement::InPlace => self.memory.place_layers(&snapshot.layers, &snapshot.space),
+        }
+        .map_err(Failure::Memory)?;
+        if let Some(user) = self.geometry.user.clone() {
+            self.rebuild_tables(snapshot, user.tables)?;
+        } else {
+            self.wipe_scratch()?;
+        }
         if let CowState::Guest(guest) = &mut self.cow {
             guest.start(&self.memory, &self.geometry, snapshot, self.tables_used)?;
         }
@@ -146,12 +161,16 @@ impl Instance {
     /// Makes the vCPU hold the state of the snapshot that is loaded, where by now it holds `self.state` but for what `leaving`
     /// says.
     fn load_state(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let leaving = self.really(leaving);
         let mut next = self.base.state.clone();
-        // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
-        next.special.cr3 = self.root().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
+        if let Some(user) = &self.geometry.user {
+            // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
+            next.special.cr3 =
+                user.tables.start().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
+            self.resume = Some(ResumePage::new(&next, user.resume));
+        }
         let known = std::mem::replace(&mut self.state, next);
-        self.resume = ResumePage::new(&self.state, self.geometry.io.resume);
-        self.write_frame(FixedFrame::Resume, self.resume.bytes())?;
+        self.write_resume_page()?;
         if leaving == Leaving::Cleanly {
             let out_of_reach =
                 |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
@@ -161,19 +180,32 @@ impl Instance {
         self.restore_registers(leaving)
     }
 
+    /// What an idle exit says about a guest: a kernel can have changed everything.
+    fn really(&self, leaving: Leaving) -> Leaving {
+        if self.geometry.user.is_some() {
+            leaving
+        } else {
+            Leaving::Uncleanly
+        }
+    }
+
+    fn write_resume_page(&self) -> Result<(), Failure> {
+        match &self.resume {
+            Some(page) => self.write_frame(FixedFrame::Resume, page.bytes()),
+            None => Ok(()),
+        }
+    }
+
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
     pub(crate) fn restore(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let leaving = self.really(leaving);
         if leaving == Leaving::Uncleanly {
             self.vm.0.settle()?;
         }
         match &mut self.cow {
             CowState::Host(host) => {
-                host.restore(
-                    self.vm.0.as_mut(),
-                    &self.memory,
-                    &self.geometry,
-                    &self.base.layers,
-                )?;
+                let contents = Contents::new(&self.geometry, &self.base.layers, &self.base.space);
+                host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &contents)?;
             }
             CowState::Guest(guest) => {
                 guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, leaving)?;
@@ -181,8 +213,13 @@ impl Instance {
                 self.state.special.cr3 ^= CR3_PWT;
             }
         }
-        self.wipe_buffers()?;
-        self.write_seed()?;
+        if self.geometry.user.is_some() {
+            self.wipe_buffers()?;
+            self.write_seed()?;
+        } else {
+            self.wipe_scratch()?;
+            self.write_bookkeeping(self.base.generation)?;
+        }
         self.restore_registers(leaving)
     }
 
@@ -194,13 +231,17 @@ impl Instance {
         if leaving == Leaving::Uncleanly {
             return Ok(self.state.restore(vm)?);
         }
-        if !can_resume_in_ring_three(vm.capabilities(), &self.state) {
+        let page = self
+            .resume
+            .as_ref()
+            .filter(|_| can_resume_in_ring_three(vm.capabilities(), &self.state));
+        let Some(page) = page else {
             return Ok(self
                 .state
                 .restore_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?);
-        }
+        };
         vm.set_state(StateGroup::Special, &self.state)?;
-        let general = std::mem::replace(&mut self.state.general, *self.resume.entry());
+        let general = std::mem::replace(&mut self.state.general, *page.entry());
         let result = vm.set_state(StateGroup::General, &self.state);
         self.state.general = general;
         Ok(result?)
@@ -213,8 +254,12 @@ impl Instance {
             // The vCPU may still stand before the resume page, which is no part of the guest.
             return Ok(state);
         }
-        self.vm.0.settle()?;
-        state.save_groups(self.vm.0.as_mut(), StateGroup::REACHABLE_FROM_RING_THREE)?;
+        let vm = self.vm.0.as_mut();
+        if self.geometry.user.is_none() {
+            return VcpuState::save(vm);
+        }
+        vm.settle()?;
+        state.save_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?;
         Ok(state)
     }
 
@@ -265,15 +310,11 @@ impl Instance {
         }
     }
 
-    fn root(&self) -> Gpa {
-        self.geometry.tables.start()
-    }
-
-    fn rebuild_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
+    fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
         if self.tables_used == 0 {
-            return self.first_tables(snapshot);
+            return self.first_tables(snapshot, tables);
         }
-        let start = self.memory.scratch_offset(self.geometry.tables);
+        let start = self.memory.scratch_offset(tables);
         self.memory
             .scratch
             .zero(start, self.tables_used * PAGE_SIZE)?;
@@ -282,22 +323,23 @@ impl Instance {
     }
 
     /// The tables of a new VM: the snapshot's, or new ones that become the snapshot's.
-    fn first_tables(&mut self, snapshot: &SnapshotData) -> Result<(), Failure> {
+    fn first_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
         if let Some(shared) = snapshot
             .tables
             .get()
             .filter(|shared| shared.fit(&self.geometry))
         {
             self.tables_used = shared
-                .map_into(&mut self.memory, &self.geometry)
+                .map_into(&mut self.memory, tables)
                 .map_err(Failure::Memory)?;
             return Ok(());
         }
         self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
         // The state before boot is used once; a snapshot that another engine's sandbox came first to keeps that one's.
         if snapshot.generation > 0 && snapshot.tables.get().is_none() {
-            let shared = SharedTables::copy_of(&self.memory, &self.geometry, self.tables_used)
-                .map_err(Failure::Memory)?;
+            let shared =
+                SharedTables::copy_of(&self.memory, &self.geometry, tables, self.tables_used)
+                    .map_err(Failure::Memory)?;
             // Lost to another thread: equal or of another geometry, either is right to keep.
             let _ = snapshot.tables.set(shared);
         }
@@ -305,12 +347,19 @@ impl Instance {
     }
 
     fn write_fixed_frames(&mut self) -> Result<(), Failure> {
+        if self.geometry.user.is_none() {
+            return Ok(());
+        }
         let code = monitor::code();
         if code.len() as u64 > monitor::MAX_CODE_LEN_BYTES {
             return Err(Failure::Memory(std::io::ErrorKind::FileTooLarge.into()));
         }
         self.write_frame(FixedFrame::Monitor, code)?;
         self.write_frame(FixedFrame::Machine, &machine::machine_page())?;
+        self.write_peb()
+    }
+
+    fn write_peb(&self) -> Result<(), Failure> {
         let peb = peb(&self.geometry);
         self.write_frame(FixedFrame::Peb, peb.as_bytes())?;
         self.write_seed()
@@ -334,6 +383,20 @@ impl Instance {
         scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;
         scratch.write_u64(top - SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET, generation)?;
         Ok(())
+    }
+
+    /// Takes everything from scratch that a kernel, which can write all of it, may have left there.
+    fn wipe_scratch(&mut self) -> Result<(), Failure> {
+        let scratch = &self.memory.scratch;
+        if scratch.len_bytes() > MAX_ZEROED_SCRATCH_LEN_BYTES {
+            scratch
+                .discard(0..scratch.len_bytes())
+                .map_err(Failure::Memory)?;
+        } else {
+            scratch.zero(0, scratch.len_bytes())?;
+        }
+        self.input_used = 0;
+        self.write_peb()
     }
 
     /// Takes from the guest's sight what earlier calls left in the buffers.
@@ -381,6 +444,9 @@ pub(crate) enum ChangedPage {
     Scratch(u64),
 }
 
+/// A kernel's scratch up to this size is written over at a restore; a larger one is given back to the host kernel.
+const MAX_ZEROED_SCRATCH_LEN_BYTES: u64 = 1 << 20;
+
 /// CR3.PWT: caching of the root table, which no modern memory type makes use of (Intel SDM volume 3, section 4.9.2).
 const CR3_PWT: u64 = 1 << 3;
 
@@ -410,14 +476,14 @@ fn map_slots(vm: &mut dyn Vm, memory: &GuestMemory, geometry: &Geometry) -> Resu
 
 fn peb(geometry: &Geometry) -> Peb {
     Peb {
-        input_ptr: geometry.io.input.start().as_u64(),
-        input_len_bytes: geometry.io.input.len_bytes(),
-        output_ptr: geometry.io.output.start().as_u64(),
-        output_len_bytes: geometry.io.output.len_bytes(),
-        heap_ptr: geometry.heap.start().as_u64(),
-        heap_len_bytes: geometry.heap.len_bytes(),
-        stack_top: geometry.stack.end().as_u64(),
-        stack_len_bytes: geometry.stack.len_bytes(),
+        input_ptr: geometry.view.input.start().as_u64(),
+        input_len_bytes: geometry.view.input.len_bytes(),
+        output_ptr: geometry.view.output.start().as_u64(),
+        output_len_bytes: geometry.view.output.len_bytes(),
+        heap_ptr: geometry.view.heap.start().as_u64(),
+        heap_len_bytes: geometry.view.heap.len_bytes(),
+        stack_top: geometry.view.stack.end().as_u64(),
+        stack_len_bytes: geometry.view.stack.len_bytes(),
         log_level: vellum_abi::log::Level::Trace as u32,
         flags: match geometry.cow {
             CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,

@@ -7,7 +7,7 @@ use vellum_vmem::{Attrs, Mapping, TranslateError};
 
 use super::{CowState, Instance};
 use crate::error::Failure;
-use crate::memory::{Area, PAGE_LEN_BYTES};
+use crate::memory::{Area, PAGE_LEN_BYTES, identity};
 
 /// Why guest memory could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ impl Instance {
         let mut at = address;
         while at < end {
             let gva = Gva::new(at).map_err(|_| ReachError::NotMapped { address: at })?;
-            match self.memory.translate(self.root(), gva) {
+            match self.translate(gva) {
                 Ok(mapping) => {
                     let run = run_of(&mapping, end - at);
                     self.append(&run, &mut bytes)?;
@@ -125,11 +125,19 @@ impl Instance {
     fn writable_run(&self, at: u64, len_bytes: u64) -> Result<Run, ReachError> {
         let not_mapped = ReachError::NotMapped { address: at };
         let gva = Gva::new(at).map_err(|_| ReachError::NotMapped { address: at })?;
-        match self.memory.translate(self.root(), gva) {
+        match self.translate(gva) {
             Ok(mapping) if mapping.effective.contains(Attrs::WRITE | Attrs::USER) => {
                 Ok(run_of(&mapping, len_bytes))
             }
             _ => Err(not_mapped),
+        }
+    }
+
+    /// Translates as the guest would: through its tables, or not at all.
+    fn translate(&self, gva: Gva) -> Result<Mapping, TranslateError> {
+        match &self.geometry.user {
+            Some(user) => self.memory.translate(user.tables.start(), gva),
+            None => identity::mapping(gva),
         }
     }
 

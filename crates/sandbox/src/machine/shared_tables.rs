@@ -8,7 +8,7 @@ use std::io;
 
 use vellum_backend::SealedMemory;
 use vellum_backend::memory::Sharing;
-use vellum_layout::PAGE_SIZE;
+use vellum_layout::{GpaRange, PAGE_SIZE};
 
 use crate::memory::{Geometry, GuestMemory};
 
@@ -24,9 +24,10 @@ impl SharedTables {
     pub(crate) fn copy_of(
         memory: &GuestMemory,
         geometry: &Geometry,
+        tables: GpaRange,
         used: u64,
     ) -> io::Result<Self> {
-        let start = memory.scratch_offset(geometry.tables);
+        let start = memory.scratch_offset(tables);
         let len_bytes = used * PAGE_SIZE;
         let sealed = SealedMemory::create("vellum-tables", len_bytes, |copy| {
             copy.copy_from(0, &memory.scratch, start, len_bytes)
@@ -43,12 +44,8 @@ impl SharedTables {
     }
 
     /// Maps them into a table region that holds nothing yet. Returns the number of pages used.
-    pub(crate) fn map_into(
-        &self,
-        memory: &mut GuestMemory,
-        geometry: &Geometry,
-    ) -> io::Result<u64> {
-        let start = memory.scratch_offset(geometry.tables);
+    pub(crate) fn map_into(&self, memory: &mut GuestMemory, tables: GpaRange) -> io::Result<u64> {
+        let start = memory.scratch_offset(tables);
         memory
             .scratch
             .overlay(start, &self.sealed, Sharing::CopyOnWrite)?;

@@ -8,7 +8,7 @@ use vellum_vmem::{Attrs, Format, FrameSource, MapError, Mapper, RootError};
 
 use crate::engine::CowMode;
 use crate::memory::{
-    Area, Backing, Extents, FixedFrame, Geometry, GuestMemory, SpaceError, TableAccess,
+    Area, Backing, Extents, FixedFrame, Geometry, GuestMemory, Placement, SpaceError, TableAccess,
 };
 
 /// Accessed and dirty are set from the start, so that neither processor nor hypervisor ever writes the tables to set them.
@@ -74,7 +74,7 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(memory: &'a GuestMemory, geometry: &'a Geometry) -> Result<Self, BuildError> {
         let mut frames = TableFrames {
-            range: geometry.tables,
+            range: geometry.tables()?,
             used: 0,
         };
         let root = frames.allocate_table().ok_or(BuildError::NoFrames(0))?;
@@ -120,9 +120,10 @@ impl<'a> Builder<'a> {
         }
         let range = GvaRange::from_bounds(from, to)?;
         let into_area = from.as_u64() - area.range.start().as_u64();
-        let frame = self
-            .geometry
-            .zero_base
+        let Placement::Stacked { zero_base, .. } = self.geometry.placement else {
+            return Ok(());
+        };
+        let frame = zero_base
             .checked_add(first_page * PAGE_SIZE + into_area)
             .ok_or(SpaceError::Overflow)?;
         self.map(range, frame, self.leaf_attrs(area))
@@ -143,18 +144,19 @@ impl<'a> Builder<'a> {
         let geometry = self.geometry;
         let peb = geometry.fixed_frame(FixedFrame::Peb)?.start();
         let resume = geometry.fixed_frame(FixedFrame::Resume)?.start();
-        self.map(geometry.io.peb, peb, READ_ONLY_DATA | Attrs::USER)?;
+        self.map(geometry.view.peb, peb, READ_ONLY_DATA | Attrs::USER)?;
         self.map(
-            geometry.io.input,
+            geometry.view.input,
             geometry.plan.input().start(),
             READ_ONLY_DATA | Attrs::USER,
         )?;
         self.map(
-            geometry.io.output,
+            geometry.view.output,
             geometry.plan.output().start(),
             DATA | Attrs::USER,
         )?;
-        self.map(geometry.io.resume, resume, USED | Attrs::USER)
+        let user = geometry.user.as_ref().ok_or(SpaceError::NoTables)?;
+        self.map(user.resume, resume, USED | Attrs::USER)
     }
 
     /// Monitor code, machine page, exception stack, bookkeeping.

@@ -9,7 +9,7 @@ use vellum_vmem::{
     EntryRun, EntryWidth, Format, Mapping, StoreError, TableStore, TranslateError, translate,
 };
 
-use super::{Geometry, Layers};
+use super::{Extents, Geometry, Layers, identity};
 use crate::engine::CowMode;
 
 /// The memories that a VM maps, and where they are.
@@ -26,21 +26,16 @@ impl GuestMemory {
     pub(crate) fn new(geometry: &Geometry) -> io::Result<Self> {
         let image_range = geometry.plan.image();
         let scratch_range = geometry.plan.scratch();
-        let mut image = HostMemory::reserved(image_range.len_bytes())?;
-        if geometry.zero_pages > 0 {
-            let offset = zero_offset(geometry);
-            image.overlay_zeroed(offset, geometry.zero_pages * PAGE_SIZE)?;
-        }
         Ok(Self {
-            image,
+            image: HostMemory::zeroed(image_range.len_bytes())?,
             scratch: HostMemory::zeroed(scratch_range.len_bytes())?,
             image_range,
             scratch_range,
         })
     }
 
-    /// Maps the layers of a snapshot that `present` does not have at the same place.
-    pub(crate) fn map_layers(
+    /// Maps the layers of a snapshot, one behind the other, that `present` does not have at the same place.
+    pub(crate) fn stack_layers(
         &mut self,
         layers: &Layers,
         present: &Layers,
@@ -61,6 +56,24 @@ impl GuestMemory {
                 // Layers behind a changed one lie elsewhere.
                 old = EMPTY.iter();
             }
+        }
+        Ok(())
+    }
+
+    /// Maps the pages of a snapshot at the addresses that the guest knows them by, and zeroes elsewhere.
+    pub(crate) fn place_layers(&mut self, layers: &Layers, space: &Extents) -> io::Result<()> {
+        self.image.overlay_zeroed(0, self.image.len_bytes())?;
+        for extent in space.extents() {
+            let gpa = identity::physical_of(extent.gva).ok_or(io::ErrorKind::InvalidInput)?;
+            let at = self
+                .image_range
+                .offset_of(gpa)
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            let (sealed, part) = layers
+                .sealed_part(extent.image_page, extent.pages)
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            self.image
+                .overlay_part(at, sealed, part, Sharing::CopyOnWrite)?;
         }
         Ok(())
     }
@@ -93,15 +106,6 @@ impl GuestMemory {
 }
 
 static EMPTY: std::sync::LazyLock<Layers> = std::sync::LazyLock::new(Layers::default);
-
-/// Offset of the zero region in the image.
-pub(crate) fn zero_offset(geometry: &Geometry) -> u64 {
-    geometry
-        .plan
-        .image()
-        .offset_of(geometry.zero_base)
-        .unwrap_or(0)
-}
 
 fn unbacked(gpa: Gpa, len_bytes: usize) -> OutOfBounds {
     OutOfBounds {

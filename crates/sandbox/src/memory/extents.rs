@@ -91,7 +91,6 @@ impl Extents {
     }
 
     /// The page of the image that holds `gva`, if any does.
-    #[cfg(test)]
     pub(crate) fn image_page_of(&self, gva: Gva) -> Option<u64> {
         let after = self.extents.partition_point(|extent| extent.gva <= gva);
         let extent = self.extents[..after].last()?;

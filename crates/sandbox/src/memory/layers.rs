@@ -1,6 +1,7 @@
 //! Layers: the sealed memories that a snapshot is made of, each holding only what its parent did not.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_backend::{HostMemory, SealedMemory};
@@ -68,6 +69,19 @@ impl Layers {
             *first += layer.pages();
             Some((this, layer))
         })
+    }
+
+    /// The sealed memory that holds a run of image pages, and the bytes in it. A run never crosses two layers.
+    pub(crate) fn sealed_part(
+        &self,
+        image_page: u64,
+        pages: u64,
+    ) -> Option<(&SealedMemory, Range<u64>)> {
+        let (first, layer) = self
+            .iter()
+            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))?;
+        let start = (image_page - first) * PAGE_SIZE;
+        Some((&layer.sealed, start..start + pages * PAGE_SIZE))
     }
 
     /// The unmodified content of an image page: a memory and the offset in it.

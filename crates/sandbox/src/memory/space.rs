@@ -1,6 +1,6 @@
 //! The geometry of an amd64 user guest: how large its memories are and what lies where in them.
 
-use vellum_layout::amd64::user::{self, IoArea};
+use vellum_layout::amd64::user;
 use vellum_layout::{
     Gpa, GpaRange, GuestKind, GvaRange, LayoutError, MemoryPlan, PAGE_SIZE, PageSize, PlanError,
     PlanRequest, RangeError, ScratchRequest, minimum_scratch_len,
@@ -34,10 +34,14 @@ pub(crate) enum SpaceError {
     Unaligned { what: &'static str, len_bytes: u64 },
     #[error("memories of these sizes exceed the address space")]
     Overflow,
+    #[error("guests of kind {0} are not supported yet")]
+    Kind(GuestKind),
+    #[error("a guest without paging has no page tables")]
+    NoTables,
 }
 
 /// Pages at the bottom of the free frames that the host fills: PEB, machine page, monitor code, resume page.
-const FIXED_FRAMES: u64 = 4;
+pub(super) const FIXED_FRAMES: u64 = 4;
 /// Room for the layers of snapshots that do not exist yet, so that restoring to one does not resize a memory slot.
 const LAYER_HEADROOM_PAGES: u64 = 2048;
 /// Frames that a guest-side sandbox has beyond what its areas can dirty: page tables made on demand.
@@ -51,20 +55,66 @@ pub(crate) struct Geometry {
     pub(crate) sizes: Sizes,
     pub(crate) cow: CowMode,
     pub(crate) plan: MemoryPlan,
-    pub(crate) tables: GpaRange,
-    pub(crate) io: IoArea,
+    pub(crate) view: GuestView,
+    pub(crate) placement: Placement,
+    /// What only a user guest has.
+    pub(crate) user: Option<UserParts>,
+}
+
+/// Where the guest finds its PEB, buffers, heap and stack: addresses of its own translation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestView {
+    pub(crate) peb: GvaRange,
+    pub(crate) input: GvaRange,
+    pub(crate) output: GvaRange,
     pub(crate) heap: GvaRange,
     pub(crate) stack: GvaRange,
+}
+
+/// How the pages of layers lie in the image slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// One layer behind the other, and a zero region behind them; page tables put the pages where the guest wants them.
+    Stacked {
+        /// Pages that layers may occupy.
+        layer_pages: u64,
+        /// First address of the zero region.
+        zero_base: Gpa,
+        /// Its length; 0 where the monitor makes zero pages.
+        zero_pages: u64,
+    },
+    /// Each page at its own guest-physical address, which is its guest-virtual one.
+    InPlace,
+}
+
+/// The parts that the host builds around a user guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UserParts {
+    /// Page tables; the first is the root.
+    pub(crate) tables: GpaRange,
+    /// Where the resume page is mapped for ring 3.
+    pub(crate) resume: GvaRange,
+    /// The page below the stack.
     pub(crate) stack_guard: GvaRange,
-    /// Pages that layers may occupy at the bottom of the image.
-    pub(crate) layer_pages: u64,
-    /// The zero region of a host-side sandbox: first address, and length (0 on the guest side).
-    pub(crate) zero_base: Gpa,
-    pub(crate) zero_pages: u64,
 }
 
 impl Geometry {
-    /// Plans a sandbox whose snapshot has `layer_pages` pages in all and the given areas besides heap and stack.
+    /// Plans a sandbox for a guest of this kind, whose snapshot has `layer_pages` pages in all.
+    pub(crate) fn for_guest(
+        kind: GuestKind,
+        sizes: Sizes,
+        cow: CowMode,
+        areas: &[Area],
+        layer_pages: u64,
+    ) -> Result<Self, SpaceError> {
+        match kind {
+            GuestKind::Amd64User => Self::new(sizes, cow, areas, layer_pages),
+            GuestKind::I686Identity => super::identity::geometry(sizes, areas),
+            other => Err(SpaceError::Kind(other)),
+        }
+    }
+
+    /// Plans a user guest with the given areas, heap and stack among them.
     pub(crate) fn new(
         sizes: Sizes,
         cow: CowMode,
@@ -73,8 +123,6 @@ impl Geometry {
     ) -> Result<Self, SpaceError> {
         check_sizes(&sizes)?;
         let io = user::io_area(sizes.input_len_bytes, sizes.output_len_bytes)?;
-        let heap = user::heap(sizes.heap_len_bytes)?;
-        let stack = user::stack(sizes.stack_len_bytes)?;
         let layer_pages = layer_pages
             .checked_add(LAYER_HEADROOM_PAGES)
             .ok_or(SpaceError::Overflow)?;
@@ -88,15 +136,13 @@ impl Geometry {
             .and_then(|len_bytes| len_bytes.checked_add(zero_offset))
             .ok_or(SpaceError::Overflow)?;
         let tables_len_bytes = PAGE_SIZE * max_tables(areas, image_len_bytes, cow);
-        let scratch = scratch_request(&sizes, cow, areas, tables_len_bytes)?;
         let plan = MemoryPlan::new(&PlanRequest {
             kind: GuestKind::Amd64User,
             image_len_bytes,
-            scratch,
+            scratch: scratch_request(&sizes, cow, areas, tables_len_bytes)?,
             holes: &[],
             reserved: &[],
         })?;
-        let tables = plan.tables().ok_or(SpaceError::Overflow)?;
         let zero_base = plan
             .image()
             .start()
@@ -106,20 +152,48 @@ impl Geometry {
             sizes,
             cow,
             plan,
-            tables,
-            io,
-            heap,
-            stack,
-            stack_guard: user::stack_guard(sizes.stack_len_bytes)?,
-            layer_pages,
-            zero_base,
-            zero_pages,
+            view: GuestView {
+                peb: io.peb,
+                input: io.input,
+                output: io.output,
+                heap: user::heap(sizes.heap_len_bytes)?,
+                stack: user::stack(sizes.stack_len_bytes)?,
+            },
+            placement: Placement::Stacked {
+                layer_pages,
+                zero_base,
+                zero_pages,
+            },
+            user: Some(UserParts {
+                tables: plan.tables().ok_or(SpaceError::Overflow)?,
+                resume: io.resume,
+                stack_guard: user::stack_guard(sizes.stack_len_bytes)?,
+            }),
         })
+    }
+
+    /// Whether the layers of a snapshot fit the image slot.
+    pub(crate) fn holds_layers_of(&self, pages: u64) -> bool {
+        match self.placement {
+            Placement::Stacked { layer_pages, .. } => pages <= layer_pages,
+            Placement::InPlace => true,
+        }
+    }
+
+    /// The page tables of a user guest.
+    pub(crate) fn tables(&self) -> Result<GpaRange, SpaceError> {
+        self.user
+            .as_ref()
+            .map(|user| user.tables)
+            .ok_or(SpaceError::NoTables)
     }
 
     /// The guest-physical address of an image page.
     pub(crate) fn image_gpa(&self, image_page: u64) -> Option<Gpa> {
-        (image_page < self.layer_pages)
+        let Placement::Stacked { layer_pages, .. } = self.placement else {
+            return None;
+        };
+        (image_page < layer_pages)
             .then(|| self.plan.image().at(image_page * PAGE_SIZE))
             .flatten()
     }
@@ -168,7 +242,7 @@ pub(crate) enum FixedFrame {
     Resume = 3,
 }
 
-fn check_sizes(sizes: &Sizes) -> Result<(), SpaceError> {
+pub(super) fn check_sizes(sizes: &Sizes) -> Result<(), SpaceError> {
     let all = [
         ("heap", Some(sizes.heap_len_bytes)),
         ("stack", Some(sizes.stack_len_bytes)),
