@@ -301,7 +301,7 @@ fn load_segments<H: ProgramHeader<Endian = LittleEndian>>(
             PT_TLS => return Err(ImageError::Unsupported("thread-local storage")),
             _ => continue,
         }
-        if header.p_memsz(endian).into() == 0 {
+        if header.p_memsz(endian).into() == 0 && header.p_filesz(endian).into() == 0 {
             continue;
         }
         let segment = segment(elf, endian, header, area, (index, pages))?;

@@ -1,0 +1,114 @@
+#[path = "../fake_interrupter.rs"]
+mod fake_interrupter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::fake_interrupter::FakeInterrupter;
+use super::{CallOptions, CancelToken, Control, StopReason};
+use crate::error::Failure;
+
+fn control() -> (Arc<FakeInterrupter>, Arc<Control>) {
+    let interrupter = Arc::new(FakeInterrupter::default());
+    (interrupter.clone(), Control::new(interrupter))
+}
+
+#[test]
+fn a_call_without_options_is_not_armed() {
+    let (interrupter, control) = control();
+    assert!(CallOptions::new().begin(&control).expect("begun").is_none());
+    assert!(interrupter.events().is_empty());
+}
+
+#[test]
+fn a_token_stops_the_call_that_it_was_given_to() {
+    let (interrupter, control) = control();
+    let token = CancelToken::new();
+    let options = CallOptions::new().cancel_token(&token);
+    let guard = options.begin(&control).expect("begun");
+    assert_eq!(control.reason(), None);
+    token.cancel();
+    assert_eq!(control.reason(), Some(StopReason::Cancelled));
+    drop(guard);
+    assert_eq!(interrupter.events(), ["enter", "interrupt", "leave"]);
+}
+
+#[test]
+fn a_cancelled_token_stops_a_call_before_it_begins() {
+    let (interrupter, control) = control();
+    let token = CancelToken::new();
+    token.cancel();
+    token.cancel();
+    assert!(token.is_cancelled());
+    let options = CallOptions::new()
+        .timeout(Duration::from_secs(3600))
+        .cancel_token(&token);
+    for _ in 0..2 {
+        assert!(matches!(options.begin(&control), Err(Failure::Cancelled)));
+    }
+    assert_eq!(control.reason(), None);
+    assert_eq!(interrupter.events(), ["enter", "leave", "enter", "leave"]);
+}
+
+#[test]
+fn a_token_forgets_a_call_that_has_ended() {
+    let (interrupter, control) = control();
+    let token = CancelToken::new();
+    let options = CallOptions::new().cancel_token(&token);
+    drop(options.begin(&control).expect("begun"));
+    assert!(token.lock().calls.is_empty());
+    let unrelated = CallOptions::new().cancel_token(&CancelToken::new());
+    let guard = unrelated.begin(&control).expect("begun");
+    token.cancel();
+    assert_eq!(control.reason(), None);
+    drop(guard);
+    assert!(!interrupter.events().contains(&"interrupt"));
+}
+
+#[test]
+fn the_end_of_one_call_does_not_take_another_from_the_token() {
+    let (first, second) = (control(), control());
+    let token = CancelToken::new();
+    let options = CallOptions::new().cancel_token(&token);
+    // Both have serial number 1.
+    let ended = options.begin(&first.1).expect("begun");
+    let running = options.begin(&second.1).expect("begun");
+    drop(ended);
+    token.clone().cancel();
+    assert_eq!(first.1.reason(), None);
+    assert_eq!(second.1.reason(), Some(StopReason::Cancelled));
+    drop(running);
+}
+
+#[test]
+fn a_timeout_of_zero_stops_a_call_before_it_begins() {
+    let (interrupter, control) = control();
+    let token = CancelToken::new();
+    let options = CallOptions::new()
+        .timeout(Duration::ZERO)
+        .cancel_token(&token);
+    assert!(matches!(
+        options.begin(&control),
+        Err(Failure::DeadlineExceeded)
+    ));
+    assert!(token.lock().calls.is_empty());
+    assert_eq!(interrupter.events(), ["enter", "leave"]);
+}
+
+#[test]
+fn a_timeout_that_no_clock_can_show_never_comes() {
+    let (_, control) = control();
+    let options = CallOptions::new().timeout(Duration::MAX);
+    let guard = options.begin(&control).expect("begun");
+    assert!(guard.expect("armed").deadline.is_none());
+}
+
+#[test]
+fn a_short_timeout_stops_the_call() {
+    let (interrupter, control) = control();
+    let options = CallOptions::new().timeout(Duration::from_nanos(1));
+    let guard = options.begin(&control).expect("begun");
+    interrupter.wait_for_interrupt();
+    assert_eq!(control.reason(), Some(StopReason::DeadlineExceeded));
+    drop(guard);
+}
