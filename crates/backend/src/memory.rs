@@ -88,18 +88,6 @@ impl HostMemory {
     /// # Errors
     /// What `mmap` says; `InvalidInput` for a length of 0 or past the address space.
     pub fn zeroed(len_bytes: u64) -> io::Result<Self> {
-        Self::map(len_bytes, ProtFlags::READ | ProtFlags::WRITE)
-    }
-
-    /// Address space without memory, to be filled by [`overlay`](Self::overlay) and [`overlay_zeroed`](Self::overlay_zeroed).
-    ///
-    /// # Errors
-    /// As [`zeroed`](Self::zeroed).
-    pub fn reserved(len_bytes: u64) -> io::Result<Self> {
-        Self::map(len_bytes, ProtFlags::empty())
-    }
-
-    fn map(len_bytes: u64, protection: ProtFlags) -> io::Result<Self> {
         let len_bytes =
             usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
@@ -107,7 +95,7 @@ impl HostMemory {
             rustix::mm::mmap_anonymous(
                 ptr::null_mut(),
                 len_bytes,
-                protection,
+                ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
@@ -116,18 +104,14 @@ impl HostMemory {
         Ok(Self { base, len_bytes })
     }
 
-    /// Maps `source`, whole, over the pages at `offset`.
+    /// Maps `source`, whole, over the pages at `offset`. A page is shared with everyone who maps it until it is first written;
+    /// then this memory has a copy of its own.
     ///
     /// # Errors
     /// What `mmap` says; `InvalidInput` when `offset` or the length is not one of whole pages, or when the pages lie
     /// outside of this memory.
-    pub fn overlay(
-        &mut self,
-        offset: u64,
-        source: &SealedMemory,
-        sharing: Sharing,
-    ) -> io::Result<()> {
-        self.overlay_part(offset, source, 0..source.len_bytes, sharing)
+    pub fn overlay(&mut self, offset: u64, source: &SealedMemory) -> io::Result<()> {
+        self.overlay_part(offset, source, 0..source.len_bytes)
     }
 
     /// Maps the bytes `part` of `source` over the pages at `offset`.
@@ -139,29 +123,21 @@ impl HostMemory {
         offset: u64,
         source: &SealedMemory,
         part: Range<u64>,
-        sharing: Sharing,
     ) -> io::Result<()> {
         let len_bytes = part.end.saturating_sub(part.start);
         if part.end > source.len_bytes || !part.start.is_multiple_of(vellum_layout::PAGE_SIZE) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let target = self.pages(offset, len_bytes)?;
-        let (protection, flags) = match sharing {
-            // Private, though never written: older kernels (Linux 5.15, for one) take any shared mapping of a sealed memfd for a writable one.
-            Sharing::ReadOnly => (ProtFlags::READ, MapFlags::PRIVATE),
-            Sharing::CopyOnWrite => (
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            ),
-        };
+        // Always writable and private: no copy by the host can fault, and Hyper-V pins only writable memory.
         // SAFETY: `target` lies inside this mapping, which this value owns and to which no reference exists, so replacing its
         // pages is seen by nobody but the guest, whose owner asked for it.
         unsafe {
             rustix::mm::mmap(
                 target.cast(),
                 usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
-                protection,
-                flags | MapFlags::FIXED,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
                 &source.file,
                 part.start,
             )
@@ -424,15 +400,6 @@ impl Drop for HostMemory {
     }
 }
 
-/// How a sealed memory appears in a [`HostMemory`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// Its pages are shared with everyone who maps it, and never written.
-    ReadOnly,
-    /// A page becomes private when it is first written.
-    CopyOnWrite,
-}
-
 /// Immutable memory that many sandboxes map: a sealed memfd.
 #[derive(Debug)]
 pub struct SealedMemory {
@@ -454,7 +421,7 @@ impl SealedMemory {
         let file = File::from(fd);
         file.set_len(len_bytes)?;
         {
-            let mut window = HostMemory::reserved(len_bytes)?;
+            let mut window = HostMemory::zeroed(len_bytes)?;
             window.overlay_writable(&file)?;
             fill(&window).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         }
@@ -470,13 +437,13 @@ impl SealedMemory {
         self.len_bytes
     }
 
-    /// The memory, mapped for reading.
+    /// The memory, mapped. Writing to the mapping changes a private copy.
     ///
     /// # Errors
     /// What `mmap` says.
     pub fn map(&self) -> io::Result<HostMemory> {
-        let mut memory = HostMemory::reserved(self.len_bytes)?;
-        memory.overlay(0, self, Sharing::ReadOnly)?;
+        let mut memory = HostMemory::zeroed(self.len_bytes)?;
+        memory.overlay(0, self)?;
         Ok(memory)
     }
 }

@@ -42,7 +42,6 @@ fn fresh_memory_is_zero_and_aligned() {
 fn impossible_lengths_are_refused() {
     for len_bytes in [0, 1 << 60, u64::MAX] {
         assert!(HostMemory::zeroed(len_bytes).is_err(), "{len_bytes:#x}");
-        assert!(HostMemory::reserved(len_bytes).is_err(), "{len_bytes:#x}");
     }
 }
 
@@ -221,17 +220,15 @@ fn sealed_memory_can_neither_be_written_nor_resized() {
     assert!(sealed.file.set_len(0).is_err());
     assert!(io::Write::write(&mut &sealed.file, b"x").is_err());
     assert!(rustix::fs::fcntl_add_seals(&sealed.file, SealFlags::WRITE).is_err());
-    let mut window = HostMemory::reserved(PAGE).expect("address space");
+    let mut window = HostMemory::zeroed(PAGE).expect("address space");
     assert!(window.overlay_writable(&sealed.file).is_err());
 }
 
 #[test]
-fn a_read_only_overlay_shows_the_sealed_memory() {
+fn an_overlay_shows_the_sealed_memory() {
     let sealed = sealed(2);
     let mut memory = numbered(4);
-    memory
-        .overlay(PAGE, &sealed, Sharing::ReadOnly)
-        .expect("mapped");
+    memory.overlay(PAGE, &sealed).expect("mapped");
     assert_eq!(words(&memory, [0, 1, 2, 3]), [1, 0x100, 0x101, 4]);
 }
 
@@ -240,9 +237,7 @@ fn a_copied_page_is_private_to_its_memory() {
     let sealed = sealed(2);
     let (mut one, mut two) = (memory(2), memory(2));
     for memory in [&mut one, &mut two] {
-        memory
-            .overlay(0, &sealed, Sharing::CopyOnWrite)
-            .expect("mapped");
+        memory.overlay(0, &sealed).expect("mapped");
     }
     one.write_u64(PAGE, 7).expect("writable");
     assert_eq!(words(&one, [0, 1]), [0x100, 7]);
@@ -256,9 +251,7 @@ fn a_copied_page_is_private_to_its_memory() {
 #[test]
 fn discarded_pages_read_as_what_was_mapped() {
     let mut memory = numbered(4);
-    memory
-        .overlay(PAGE, &sealed(2), Sharing::CopyOnWrite)
-        .expect("mapped");
+    memory.overlay(PAGE, &sealed(2)).expect("mapped");
     for page in 0..4 {
         memory.write_u64(page * PAGE, 9).expect("writable");
     }
@@ -309,9 +302,7 @@ fn mappings_change_only_whole_pages_inside() {
         );
     }
     for offset in [8, len_bytes, u64::MAX - 0xFFF] {
-        let error = memory
-            .overlay(offset, &sealed, Sharing::ReadOnly)
-            .expect_err("refused");
+        let error = memory.overlay(offset, &sealed).expect_err("refused");
         assert_eq!(
             error.kind(),
             io::ErrorKind::InvalidInput,

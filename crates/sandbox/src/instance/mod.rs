@@ -136,10 +136,7 @@ impl Instance {
             host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
         }
         match self.geometry.placement {
-            Placement::Stacked { .. } => {
-                self.memory
-                    .stack_layers(&snapshot.layers, present, self.geometry.cow)
-            }
+            Placement::Stacked { .. } => self.memory.stack_layers(&snapshot.layers, present),
             Placement::InPlace => self.memory.place_layers(&snapshot.layers, &snapshot.space),
         }
         .map_err(Failure::Memory)?;

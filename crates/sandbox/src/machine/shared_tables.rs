@@ -7,7 +7,6 @@
 use std::io;
 
 use vellum_backend::SealedMemory;
-use vellum_backend::memory::Sharing;
 use vellum_layout::{GpaRange, PAGE_SIZE};
 
 use crate::memory::{Geometry, GuestMemory};
@@ -46,9 +45,7 @@ impl SharedTables {
     /// Maps them into a table region that holds nothing yet. Returns the number of pages used.
     pub(crate) fn map_into(&self, memory: &mut GuestMemory, tables: GpaRange) -> io::Result<u64> {
         let start = memory.scratch_offset(tables);
-        memory
-            .scratch
-            .overlay(start, &self.sealed, Sharing::CopyOnWrite)?;
+        memory.scratch.overlay(start, &self.sealed)?;
         Ok(self.sealed.len_bytes() / PAGE_SIZE)
     }
 }

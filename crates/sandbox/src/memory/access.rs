@@ -3,14 +3,13 @@
 use std::io;
 
 use vellum_backend::HostMemory;
-use vellum_backend::memory::{OutOfBounds, Sharing};
+use vellum_backend::memory::OutOfBounds;
 use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE};
 use vellum_vmem::{
     EntryRun, EntryWidth, Format, Mapping, StoreError, TableStore, TranslateError, translate,
 };
 
 use super::{Extents, Geometry, Layers, identity};
-use crate::engine::CowMode;
 
 /// The memories that a VM maps, and where they are.
 #[derive(Debug)]
@@ -35,24 +34,14 @@ impl GuestMemory {
     }
 
     /// Maps the layers of a snapshot, one behind the other, that `present` does not have at the same place.
-    pub(crate) fn stack_layers(
-        &mut self,
-        layers: &Layers,
-        present: &Layers,
-        cow: CowMode,
-    ) -> io::Result<()> {
-        let sharing = match cow {
-            CowMode::HostSide => Sharing::CopyOnWrite,
-            CowMode::GuestSide => Sharing::ReadOnly,
-        };
+    pub(crate) fn stack_layers(&mut self, layers: &Layers, present: &Layers) -> io::Result<()> {
         let mut old = present.iter();
         for (first_page, layer) in layers.iter() {
             let same = old
                 .next()
                 .is_some_and(|(_, present)| std::sync::Arc::ptr_eq(present, layer));
             if !same {
-                self.image
-                    .overlay(first_page * PAGE_SIZE, layer.sealed(), sharing)?;
+                self.image.overlay(first_page * PAGE_SIZE, layer.sealed())?;
                 // Layers behind a changed one lie elsewhere.
                 old = EMPTY.iter();
             }
@@ -72,8 +61,7 @@ impl GuestMemory {
             let (sealed, part) = layers
                 .sealed_part(extent.image_page, extent.pages)
                 .ok_or(io::ErrorKind::InvalidInput)?;
-            self.image
-                .overlay_part(at, sealed, part, Sharing::CopyOnWrite)?;
+            self.image.overlay_part(at, sealed, part)?;
         }
         Ok(())
     }

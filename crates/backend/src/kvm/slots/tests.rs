@@ -9,7 +9,7 @@ fn range(start: u64, len_bytes: u64) -> GpaRange {
 
 /// A page-aligned host address. Nothing here is ever dereferenced.
 fn host() -> Hva {
-    HostMemory::reserved(PAGE).expect("address space").hva()
+    HostMemory::zeroed(PAGE).expect("address space").hva()
 }
 
 /// Slots at the given places, in this order.
