@@ -2,6 +2,8 @@
 
 mod control;
 mod deadline;
+#[cfg(test)]
+mod fake_interrupter;
 mod options;
 mod session;
 

@@ -185,7 +185,8 @@ fn an_error_of_the_function_is_an_answer_with_its_text() {
 
 #[test]
 fn a_panic_is_an_answer_with_its_text() {
-    let panics: [(fn(String), &str); 3] = [
+    type Panics = fn(String);
+    let panics: [(Panics, &str); 3] = [
         (|_| panic!("plain"), "plain"),
         (|text| panic!("formatted {text}"), "formatted x"),
         (|_| std::panic::panic_any(5), "host function panicked"),

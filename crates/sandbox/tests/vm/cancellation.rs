@@ -58,7 +58,7 @@ fn a_deadline_of_zero_ends_the_call_before_the_guest_runs() {
 fn a_call_that_ends_before_its_deadline_is_not_touched() {
     in_each_mode(|lab| {
         let mut sandbox = lab.sandbox();
-        for timeout in [Duration::from_secs(3600), Duration::MAX] {
+        for timeout in [Duration::from_hours(1), Duration::MAX] {
             let options = CallOptions::new().timeout(timeout);
             for _ in 0..100 {
                 assert_eq!(add(&mut sandbox, &options).expect("called"), Value::I32(42));
@@ -362,13 +362,13 @@ fn signals_that_are_not_ours_do_not_end_a_call() {
         let mut sandbox = lab.sandbox();
         let done = AtomicBool::new(false);
         // SAFETY: `pthread_self` has no preconditions.
-        let thread = unsafe { libc::pthread_self() } as usize;
+        let thread = unsafe { libc::pthread_self() };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     // SAFETY: the thread is the one that waits for this scope to end, so it lives; the signal has a handler
                     // that does nothing, which the backend installed when the sandbox was made.
-                    unsafe { libc::pthread_kill(thread as libc::pthread_t, libc::SIGRTMIN()) };
+                    unsafe { libc::pthread_kill(thread, libc::SIGRTMIN()) };
                     std::thread::sleep(Duration::from_micros(50));
                 }
             });
@@ -377,7 +377,7 @@ fn signals_that_are_not_ours_do_not_end_a_call() {
                 let options = match round % 3 {
                     0 => CallOptions::new(),
                     1 => CallOptions::new().cancel_token(&token),
-                    _ => CallOptions::new().timeout(Duration::from_secs(3600)),
+                    _ => CallOptions::new().timeout(Duration::from_hours(1)),
                 };
                 let args = [Value::U32(20)];
                 let result = sandbox.call_dynamic("call_host_add_loop", &args, &options);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vellum_sandbox::{ErrorKind, HostFunctions, Sandbox};
 
-use super::support::{Lab, host, in_each_mode, refused};
+use super::support::{Lab, host, in_each_mode, pattern, refused};
 
 fn with_host(lab: &Lab, host: &HostFunctions) -> Sandbox {
     lab.builder()
@@ -44,9 +44,7 @@ fn bytes_larger_than_the_buffers_go_to_the_host_and_back() {
             .build(&lab.engine)
             .expect("built");
         for len_bytes in [0, 1, 4096, 16 << 10, (16 << 10) + 1, 100_000, 1 << 20] {
-            let bytes: Vec<u8> = (0..len_bytes)
-                .map(|index| (index * 7 % 253) as u8)
-                .collect();
+            let bytes = pattern(len_bytes);
             let echo: Vec<u8> = sandbox
                 .call("call_host_echo", (&bytes[..],))
                 .expect("called");

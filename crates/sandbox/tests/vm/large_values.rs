@@ -1,6 +1,6 @@
 //! Values far larger than the buffers.
 
-use super::support::in_each_mode;
+use super::support::{in_each_mode, pattern};
 
 const ARGUMENT_LEN_BYTES: usize = 50 << 20;
 const RESULT_LEN_BYTES: u64 = 20 << 20;
@@ -13,9 +13,7 @@ fn an_argument_of_50_mib_and_a_result_of_20_mib_arrive_whole() {
             .heap_len_bytes(64 << 20)
             .build(&lab.engine)
             .expect("built");
-        let bytes: Vec<u8> = (0..ARGUMENT_LEN_BYTES)
-            .map(|index| (index % 251) as u8)
-            .collect();
+        let bytes = pattern(ARGUMENT_LEN_BYTES);
         let expected: u64 = bytes.iter().copied().map(u64::from).sum();
         assert_eq!(
             sandbox
@@ -32,7 +30,7 @@ fn an_argument_of_50_mib_and_a_result_of_20_mib_arrive_whole() {
             result
                 .iter()
                 .enumerate()
-                .all(|(index, byte)| *byte == (index % 256) as u8)
+                .all(|(index, byte)| usize::from(*byte) == index % 256)
         );
     });
 }

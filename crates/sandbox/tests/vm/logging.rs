@@ -1,5 +1,6 @@
 //! What a guest logs becomes events of the host.
 
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
@@ -43,7 +44,7 @@ struct Text(String);
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0.push_str(&format!("{}={value:?} ", field.name()));
+        write!(self.0, "{}={value:?} ", field.name()).expect("a string takes anything");
     }
 }
 

@@ -6,6 +6,7 @@
 mod bad_calls;
 mod bad_guests;
 mod bad_messages;
+mod bad_requests;
 mod cancellation;
 mod host_functions;
 mod large_values;

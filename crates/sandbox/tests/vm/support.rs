@@ -130,3 +130,8 @@ pub(crate) fn refused<T: std::fmt::Debug>(what: &str, result: Result<T, Error>) 
         Ok(value) => panic!("{what} succeeded with {value:?}"),
     }
 }
+
+/// Bytes that differ from their neighbours and from those a page or a buffer further on.
+pub(crate) fn pattern(len_bytes: usize) -> Vec<u8> {
+    (0..251).cycle().take(len_bytes).collect()
+}

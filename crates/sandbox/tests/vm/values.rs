@@ -2,7 +2,7 @@
 
 use vellum_sandbox::{CallOptions, Sandbox, Value, ValueType};
 
-use super::support::in_each_mode;
+use super::support::{in_each_mode, pattern};
 
 /// Values whose encodings are the extremes of their types.
 fn extremes() -> Vec<Value> {
@@ -138,9 +138,7 @@ fn bytes_of_any_length_come_back_as_they_went() {
             .build(&lab.engine)
             .expect("built");
         for len_bytes in lengths() {
-            let bytes: Vec<u8> = (0..len_bytes)
-                .map(|index| (index * 31 % 251) as u8)
-                .collect();
+            let bytes = pattern(len_bytes);
             let echo: Vec<u8> = sandbox.call("echo_bytes", (&bytes[..],)).expect("echoed");
             assert!(echo == bytes, "bytes of length {len_bytes}");
         }

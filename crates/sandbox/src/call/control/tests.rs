@@ -1,9 +1,6 @@
-#[path = "../fake_interrupter.rs"]
-mod fake_interrupter;
-
 use std::sync::Arc;
 
-use self::fake_interrupter::FakeInterrupter;
+use super::super::fake_interrupter::FakeInterrupter;
 use super::{Control, StopReason};
 
 fn control() -> (Arc<FakeInterrupter>, Arc<Control>) {

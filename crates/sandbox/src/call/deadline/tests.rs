@@ -1,13 +1,10 @@
-#[path = "../fake_interrupter.rs"]
-mod fake_interrupter;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::fake_interrupter::FakeInterrupter;
+use super::super::fake_interrupter::FakeInterrupter;
 use super::{Control, StopReason, lock, watch};
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn control() -> (Arc<FakeInterrupter>, Arc<Control>) {
     let interrupter = Arc::new(FakeInterrupter::default());

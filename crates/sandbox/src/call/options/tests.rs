@@ -1,10 +1,7 @@
-#[path = "../fake_interrupter.rs"]
-mod fake_interrupter;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::fake_interrupter::FakeInterrupter;
+use super::super::fake_interrupter::FakeInterrupter;
 use super::{CallOptions, CancelToken, Control, StopReason};
 use crate::error::Failure;
 
@@ -41,7 +38,7 @@ fn a_cancelled_token_stops_a_call_before_it_begins() {
     token.cancel();
     assert!(token.is_cancelled());
     let options = CallOptions::new()
-        .timeout(Duration::from_secs(3600))
+        .timeout(Duration::from_hours(1))
         .cancel_token(&token);
     for _ in 0..2 {
         assert!(matches!(options.begin(&control), Err(Failure::Cancelled)));

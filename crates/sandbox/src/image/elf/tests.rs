@@ -67,8 +67,8 @@ impl File {
         file.put(20, 1_u32);
         file.put(header::ENTRY, 0x20_0000_u64);
         file.put(header::PHOFF, HEADER_LEN_BYTES as u64);
-        file.put(52, HEADER_LEN_BYTES as u16);
-        file.put(header::PHENTSIZE, PROGRAM_LEN_BYTES as u16);
+        file.put(52, 64_u16);
+        file.put(header::PHENTSIZE, 56_u16);
         file.put(header::PHNUM, 3_u16);
         file.put(58, 64_u16);
         file.segment(
@@ -94,6 +94,10 @@ impl File {
         file
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a number is shorter without a reference"
+    )]
     fn put(&mut self, at: usize, value: impl IntoBytes + Immutable) {
         let bytes = value.as_bytes();
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
@@ -229,10 +233,10 @@ fn bad_program_headers_are_refused() {
             file.put(header::PHNUM, 129_u16);
         }),
         ("Unsupported", |file| {
-            file.put_segment(NOTE, program::TYPE, PT_INTERP)
+            file.put_segment(NOTE, program::TYPE, PT_INTERP);
         }),
         ("Unsupported", |file| {
-            file.put_segment(NOTE, program::TYPE, PT_TLS)
+            file.put_segment(NOTE, program::TYPE, PT_TLS);
         }),
         ("Malformed", |file| {
             file.put(header::SHOFF, u64::MAX);
@@ -249,25 +253,25 @@ fn bad_program_headers_are_refused() {
 fn segments_outside_the_file_are_refused() {
     check(&[
         ("FileLargerThanMemory", |file| {
-            file.put_segment(DATA, program::FILESZ, 0x801_u64)
+            file.put_segment(DATA, program::FILESZ, 0x801_u64);
         }),
         ("FileLargerThanMemory", |file| {
-            file.put_segment(DATA, program::FILESZ, u64::MAX)
+            file.put_segment(DATA, program::FILESZ, u64::MAX);
         }),
         ("FileLargerThanMemory", |file| {
-            file.put_segment(DATA, program::MEMSZ, 0_u64)
+            file.put_segment(DATA, program::MEMSZ, 0_u64);
         }),
         ("OutsideFile", |file| {
-            file.put_segment(DATA, program::OFFSET, 0x10F1_u64)
+            file.put_segment(DATA, program::OFFSET, 0x10F1_u64);
         }),
         ("OutsideFile", |file| {
-            file.put_segment(DATA, program::OFFSET, 0x1101_u64)
+            file.put_segment(DATA, program::OFFSET, 0x1101_u64);
         }),
         ("OutsideFile", |file| {
-            file.put_segment(DATA, program::OFFSET, u64::MAX)
+            file.put_segment(DATA, program::OFFSET, u64::MAX);
         }),
         ("OutsideFile", |file| {
-            file.put_segment(DATA, program::OFFSET, u64::MAX - 0xF)
+            file.put_segment(DATA, program::OFFSET, u64::MAX - 0xF);
         }),
         ("OutsideFile", |file| {
             file.put_segment(DATA, program::MEMSZ, 0x10_0000_u64);
@@ -280,40 +284,40 @@ fn segments_outside_the_file_are_refused() {
 fn segments_outside_the_guests_area_are_refused() {
     check(&[
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 0_u64)
+            file.put_segment(DATA, program::VADDR, 0_u64);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 0xFFFF_u64)
+            file.put_segment(DATA, program::VADDR, 0xFFFF_u64);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 0x40_0000_0000_u64)
+            file.put_segment(DATA, program::VADDR, 0x40_0000_0000_u64);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 0x3F_FFFF_F801_u64)
+            file.put_segment(DATA, program::VADDR, 0x3F_FFFF_F801_u64);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 1_u64 << 45)
+            file.put_segment(DATA, program::VADDR, 1_u64 << 45);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, 1_u64 << 47)
+            file.put_segment(DATA, program::VADDR, 1_u64 << 47);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, u64::MAX)
+            file.put_segment(DATA, program::VADDR, u64::MAX);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::VADDR, u64::MAX - 0x7FF)
+            file.put_segment(DATA, program::VADDR, u64::MAX - 0x7FF);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::MEMSZ, u64::MAX)
+            file.put_segment(DATA, program::MEMSZ, u64::MAX);
         }),
         ("OutsideArea", |file| {
-            file.put_segment(DATA, program::MEMSZ, u64::MAX - 0x30_0000)
+            file.put_segment(DATA, program::MEMSZ, u64::MAX - 0x30_0000);
         }),
         ("TooLarge", |file| {
-            file.put_segment(DATA, program::MEMSZ, 8_u64 << 30)
+            file.put_segment(DATA, program::MEMSZ, 8_u64 << 30);
         }),
         ("TooLarge", |file| {
-            file.put_segment(DATA, program::MEMSZ, 1_u64 << 30)
+            file.put_segment(DATA, program::MEMSZ, 1_u64 << 30);
         }),
     ]);
 }
@@ -322,23 +326,23 @@ fn segments_outside_the_guests_area_are_refused() {
 fn segments_that_overlap_or_can_be_written_and_executed_are_refused() {
     check(&[
         ("WritableCode", |file| {
-            file.put_segment(CODE, program::FLAGS, PF_R | PF_W | PF_X)
+            file.put_segment(CODE, program::FLAGS, PF_R | PF_W | PF_X);
         }),
         ("WritableCode", |file| {
-            file.put_segment(DATA, program::FLAGS, PF_W | PF_X)
+            file.put_segment(DATA, program::FLAGS, PF_W | PF_X);
         }),
         ("Overlap(2097152)", |file| {
-            file.put_segment(DATA, program::VADDR, 0x20_0000_u64)
+            file.put_segment(DATA, program::VADDR, 0x20_0000_u64);
         }),
         ("Overlap(2097152)", |file| {
-            file.put_segment(DATA, program::VADDR, 0x20_0800_u64)
+            file.put_segment(DATA, program::VADDR, 0x20_0800_u64);
         }),
         ("Overlap", |file| {
             file.put_segment(DATA, program::VADDR, 0x1F_0000_u64);
             file.put_segment(DATA, program::MEMSZ, 0x1_0001_u64);
         }),
         ("Overlap", |file| {
-            file.put_segment(CODE, program::MEMSZ, 0x10_0001_u64)
+            file.put_segment(CODE, program::MEMSZ, 0x10_0001_u64);
         }),
     ]);
 }
@@ -352,7 +356,7 @@ fn an_entry_outside_of_code_is_refused() {
         ("Entry", |file| file.put(header::ENTRY, 0x30_0000_u64)),
         ("Entry", |file| file.put_segment(CODE, program::FLAGS, PF_R)),
         ("Address(140737488355328", |file| {
-            file.put(header::ENTRY, 1_u64 << 47)
+            file.put(header::ENTRY, 1_u64 << 47);
         }),
     ]);
     let error = error_of(|file| file.put(header::ENTRY, u64::MAX));

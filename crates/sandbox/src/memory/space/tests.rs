@@ -165,10 +165,10 @@ fn a_length_that_is_zero_or_unaligned_is_refused_by_name() {
         ("stack", |sizes, bytes| sizes.stack_len_bytes = bytes),
         ("input buffer", |sizes, bytes| sizes.input_len_bytes = bytes),
         ("output buffer", |sizes, bytes| {
-            sizes.output_len_bytes = bytes
+            sizes.output_len_bytes = bytes;
         }),
         ("scratch", |sizes, bytes| {
-            sizes.scratch_len_bytes = Some(bytes)
+            sizes.scratch_len_bytes = Some(bytes);
         }),
     ];
     for cow in MODES {
