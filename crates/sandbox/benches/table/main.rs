@@ -53,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     sandboxes::creation(&engine, effort, &mut figures)?;
     sandboxes::large_bytes(&engine, effort, &mut figures)?;
     sandboxes::footprint(&engine, effort, &mut figures)?;
+    sandboxes::i686(&engine, effort, &mut figures)?;
     memory::page_tables(effort, &mut figures)?;
     print!("{}", figures.table());
     if let Some(path) = &options.json {

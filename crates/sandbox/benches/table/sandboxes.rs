@@ -277,3 +277,28 @@ fn private_kib() -> anyhow::Result<f64> {
     }
     Ok(total)
 }
+
+/// A 32-bit kernel: a call, and a restore of every register and 16 pages.
+pub(crate) fn i686(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    let Some(elf) = vellum_test_guests::i686_c() else {
+        eprintln!("SKIPPED i686 figures: no compiler for 32-bit C guests");
+        return Ok(());
+    };
+    let image = GuestImage::from_bytes(elf)?;
+    let host = HostFunctions::new().with("host_add", |a: i32, b: i32| a + b);
+    let mut sandbox = Sandbox::builder(&image)
+        .heap_len_bytes(8 * MIB)
+        .host_functions(&host)
+        .build(engine)?;
+    let snapshot = sandbox.snapshot()?;
+    let null = sandbox.function::<(), ()>("null")?;
+    let call = median(
+        effort.samples(1000),
+        || Ok(()),
+        |()| Ok(null.call(&mut sandbox, ())?),
+    )?;
+    figures.add_beside("i686_call_null_ns", call, FLOOR);
+    let restore = restore_dirty(&mut sandbox, &snapshot, 16, effort.samples(200))?;
+    figures.add_beside("i686_restore_dirty_16_ns", restore, FLOOR);
+    Ok(())
+}
