@@ -111,10 +111,41 @@ pub(crate) fn restores(
     for pages in [1, 16, 256, 1024] {
         // A sandbox of its own, so that the remembered set is that of this figure.
         let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-        let time = restore_dirty(&mut sandbox, &snapshot, pages, effort.samples(1000))?;
-        figures.add_beside(format!("restore_dirty_{pages}_ns"), time, FLOOR);
+        let samples = effort.samples(1000);
+        let floor = format!("copy_back_{pages}_ns");
+        figures.add(&floor, copy_back(usize::try_from(pages)?, samples)?);
+        let time = restore_dirty(&mut sandbox, &snapshot, pages, samples)?;
+        figures.add_beside(format!("restore_dirty_{pages}_ns"), time, &floor);
     }
     Ok(())
+}
+
+/// The floor of a restore that copies pages back: the copies alone, in this process's own memory, after one word of each page
+/// was changed.
+fn copy_back(pages: usize, samples: usize) -> anyhow::Result<f64> {
+    const PAGE_LEN_BYTES: usize = 4096;
+    let pristine = vec![1_u8; pages * PAGE_LEN_BYTES];
+    let memory = std::cell::RefCell::new(pristine.clone());
+    median(
+        samples,
+        || {
+            memory
+                .borrow_mut()
+                .iter_mut()
+                .step_by(PAGE_LEN_BYTES)
+                .for_each(|byte| *byte = 2);
+            Ok(())
+        },
+        |()| {
+            let mut memory = memory.borrow_mut();
+            let copies = memory
+                .chunks_mut(PAGE_LEN_BYTES)
+                .zip(pristine.chunks(PAGE_LEN_BYTES));
+            copies
+                .for_each(|(page, original)| page.copy_from_slice(std::hint::black_box(original)));
+            Ok(())
+        },
+    )
 }
 
 fn restore_dirty(
