@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FaultRecord {
     /// Exception vector, 0..=31 (Intel SDM volume 3, table 7-1 "Protected-Mode Exceptions and Interrupts").
     pub vector: u64,

@@ -22,7 +22,7 @@ pub const MAX_NAME_LEN_BYTES: usize = 128;
 ///
 /// This is the raw form with addresses as numbers. Guest code in Rust or C declares the same layout with pointers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FunctionEntry {
     /// Guest-virtual address of the name, not zero-terminated.
     pub name_ptr: u64,

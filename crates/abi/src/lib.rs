@@ -15,6 +15,9 @@
 //! | [`log`] | log records and panic records |
 //! | [`fault`] | the record that the monitor leaves when the guest faults |
 //!
+//! The structures have the same layout on amd64 and i686: pointers are 64-bit numbers, and what holds 64-bit numbers is
+//! aligned to 8 by attribute, because 32-bit code would align them to 4.
+//!
 //! The crate is `no_std`, allocates nothing and holds no unsafe code. Whatever it parses may come from the
 //! other side of the trust boundary: parsers work on a copy, check every field, and answer with a typed error.
 //! No input makes them panic.

@@ -166,7 +166,7 @@ pub struct MessageHeader {
 
 /// One value of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Slot {
     /// A [`ValueType`](crate::value::ValueType) code.
     pub ty: u8,

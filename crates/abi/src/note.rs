@@ -78,6 +78,9 @@ impl Note {
     /// The note of an amd64 user guest.
     pub const AMD64_USER: Self = Self::new(GuestKind::Amd64User);
 
+    /// The note of an i686 kernel without paging.
+    pub const I686_IDENTITY: Self = Self::new(GuestKind::I686Identity);
+
     /// The note of a guest of kind `kind`, for this version of the ABI.
     #[must_use]
     pub const fn new(kind: GuestKind) -> Self {

@@ -1,6 +1,6 @@
 //! The block that tells a starting guest where its buffers, heap and stack are.
 //!
-//! The host writes a [`Peb`] before the guest runs and hands its address to the entry point: in RDI on amd64.
+//! The host writes a [`Peb`] before the guest runs and hands its address to the entry point: in RDI on amd64, in EDI on i686.
 //! Every pointer in it is an address of the guest's own translation.
 
 use thiserror::Error;
@@ -17,7 +17,7 @@ pub const FLAG_TOUCH_BEFORE_FILL: u32 = 1 << 0;
 
 /// Process environment block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Peb {
     /// [`PEB_MAGIC`].
     pub magic: u64,

@@ -1,7 +1,8 @@
 //! Guest library of Vellum: entry point, allocator, guest and host functions.
 //!
-//! A guest is a program without an operating system, run in ring 3 of a micro-VM. Its host calls the functions that
-//! it exports; it can call the functions that the host offers. This is a whole guest:
+//! A guest is a program without an operating system, alone in a micro-VM. Built for amd64 it runs in ring 3; built for
+//! i686 it is a kernel, in ring 0 without paging. Its host calls the functions that it exports; it can call the functions
+//! that the host offers. This is a whole guest:
 //!
 //! ```ignore
 //! #![no_std]
@@ -53,6 +54,10 @@
 //! ]
 //! ```
 //!
+//! A kernel for i686 needs a target without SSE and x87, neither of which it may use before it has set them up: a
+//! target specification with `"rustc-abi": "softfloat"`, and `core` and `alloc` built for it (`-Zbuild-std`).
+//! `guests/i686-kernel` in Vellum's repository has one.
+//!
 //! # Cost
 //!
 //! A call is one exit to the host and back; so is each host call, each log record that passes the level, and each
@@ -68,14 +73,17 @@
 
 extern crate alloc;
 
+#[cfg(target_arch = "x86_64")]
+mod amd64;
 mod dispatch;
 mod entry;
 mod gate;
 mod heap;
 mod host;
+#[cfg(target_arch = "x86")]
+mod i686;
 mod link;
 mod logging;
-mod memory_routines;
 mod panic;
 mod runtime;
 mod table;
@@ -100,7 +108,7 @@ pub mod rt {
     pub use crate::host::{call_host, call_host_on};
     pub use crate::link::Link;
     pub use crate::panic::report as report_panic;
-    pub use crate::runtime::{idle, peb, serve, start};
+    pub use crate::runtime::{idle, peb, peb_address, serve, start};
     pub use crate::table::{Export, Import, Thunk};
     pub use crate::value::Outgoing;
     pub use alloc::string::String;

@@ -136,6 +136,15 @@ pub fn peb() -> Peb {
     unsafe { peb.read_volatile() }
 }
 
+/// The address of the PEB, in the guest's own translation.
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn peb_address() -> u64 {
+    state().peb.addr() as u64
+}
+
 /// The link, once the guest has started.
 #[inline]
 pub(crate) fn link() -> Option<Link<'static>> {

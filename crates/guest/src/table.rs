@@ -16,17 +16,38 @@ use crate::dispatch::{Answer, Incoming};
 /// Decodes the arguments of a call, runs the function, hands back what it returned. Made by `#[guest_function]`.
 pub type Thunk = fn(Incoming<'_>) -> Answer;
 
+/// A pointer in a table, which has 64 bits for it in either architecture.
+#[repr(C, align(8))]
+#[derive(Debug)]
+struct Wide<P> {
+    pointer: P,
+    /// Zero, and in 64-bit code nothing.
+    high: [u32; HIGH_WORDS],
+}
+
+/// 32-bit words between the end of a pointer and 64 bits.
+const HIGH_WORDS: usize = (8 - size_of::<usize>()) / 4;
+
+impl<P> Wide<P> {
+    const fn new(pointer: P) -> Self {
+        Self {
+            pointer,
+            high: [0; HIGH_WORDS],
+        }
+    }
+}
+
 /// A function in a table: [`FunctionEntry`] with pointers in place of addresses.
 #[repr(C)]
 #[derive(Debug)]
 struct Entry {
-    name_ptr: *const u8,
+    name_ptr: Wide<*const u8>,
     name_len_bytes: u32,
     param_count: u8,
     ret: u8,
     reserved: u16,
     params: [u8; MAX_SLOTS],
-    thunk: Option<Thunk>,
+    thunk: Wide<Option<Thunk>>,
 }
 
 const _: () = {
@@ -69,7 +90,7 @@ impl Export {
     /// The thunk. Every export has one; a table whose bytes say otherwise was not made by this library.
     #[inline]
     pub(crate) const fn thunk(&self) -> Option<Thunk> {
-        self.0.thunk
+        self.0.thunk.pointer
     }
 }
 
@@ -103,7 +124,7 @@ impl Entry {
             index += 1;
         }
         Self {
-            name_ptr: name.as_ptr(),
+            name_ptr: Wide::new(name.as_ptr()),
             // At most 128 and 16, asserted above.
             #[expect(clippy::cast_possible_truncation)]
             name_len_bytes: name.len() as u32,
@@ -112,7 +133,7 @@ impl Entry {
             ret: ret.code(),
             reserved: 0,
             params: codes,
-            thunk,
+            thunk: Wide::new(thunk),
         }
     }
 }

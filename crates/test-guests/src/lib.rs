@@ -21,3 +21,10 @@ pub fn c_user() -> Option<&'static [u8]> {
 pub fn i686_c() -> Option<&'static [u8]> {
     include!(concat!(env!("OUT_DIR"), "/i686_c.rs"))
 }
+
+/// The 32-bit Rust kernel, `guests/i686-kernel`: a static ELF, or `None` when there was no Rust toolchain for it at build
+/// time. It needs one with the sources of the standard library; the build says what to install.
+#[must_use]
+pub fn i686_rust() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/i686_rust.rs"))
+}

@@ -1,0 +1,84 @@
+//! The 32-bit Rust kernel of Vellum's tests and benchmarks: flat, in ring 0, without paging until it is asked for some.
+//!
+//! It is built for `i686-vellum-none.json` beside this crate's manifest. It also compiles for amd64, for lints only: no
+//! host would run that.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod cpu;
+mod memory;
+mod paging;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use alloc::format;
+use alloc::string::String;
+
+use vellum_guest::{HostError, guest_function, host_functions};
+
+vellum_guest::entry!();
+
+#[host_functions]
+extern "host" {
+    fn host_add(a: i32, b: i32) -> i32;
+}
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Does nothing; the cheapest call there is.
+#[guest_function]
+fn null() {}
+
+#[guest_function]
+fn add(a: i32, b: i32) -> i32 {
+    a.wrapping_add(b)
+}
+
+#[guest_function]
+fn greet(name: &str) -> String {
+    format!("Hello, {name}!")
+}
+
+/// Adds to a static and returns the sum: state that a restore must undo.
+#[guest_function]
+fn counter_add(amount: u64) -> u64 {
+    let sum = counter_get().wrapping_add(amount);
+    COUNTER.store(sum, Ordering::Relaxed);
+    sum
+}
+
+#[guest_function]
+fn counter_get() -> u64 {
+    COUNTER.load(Ordering::Relaxed)
+}
+
+#[guest_function]
+fn call_host_add(a: i32, b: i32) -> Result<i32, HostError> {
+    host_add(a, b)
+}
+
+#[guest_function]
+fn sum_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|byte| u64::from(*byte)).sum()
+}
+
+/// Half of a number: a value of fixed size that no integer register of the CPU's own arithmetic halves this way.
+#[guest_function]
+fn halve(value: f64) -> f64 {
+    value / 2.0
+}
+
+#[guest_function]
+fn do_panic(text: &str) {
+    panic!("{text}");
+}
+
+#[guest_function]
+fn spin() {
+    loop {
+        core::hint::spin_loop();
+    }
+}

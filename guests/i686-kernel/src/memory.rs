@@ -1,0 +1,117 @@
+//! Memory: pages that are dirtied on demand, and words at any guest-physical address.
+
+use core::alloc::Layout;
+use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use alloc::alloc::{alloc, dealloc};
+use alloc::vec::Vec;
+
+use vellum_guest::{GuestError, guest_function};
+use vellum_layout::PAGE_SIZE;
+
+static ARENA: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+static ARENA_PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// Writes one word into each of the first `count` pages of a block of the heap, which is made if it is too short.
+/// Returns `count`.
+#[guest_function]
+fn touch_pages(count: u64) -> Result<u64, GuestError> {
+    let refused = || GuestError::new("the heap has fewer pages");
+    let pages = usize::try_from(count).map_err(|_| refused())?;
+    if ARENA_PAGES.load(Ordering::Relaxed) < pages {
+        make_arena(pages).ok_or_else(refused)?;
+    }
+    let arena = ARENA.load(Ordering::Relaxed);
+    for (page, value) in (0..pages).zip(0x5EED_u32..) {
+        let word = arena.wrapping_add(page * page_len_bytes()).cast::<u32>();
+        // SAFETY: the arena has that many pages, which are this function's own.
+        unsafe { word.write_volatile(value) };
+    }
+    Ok(count)
+}
+
+/// Replaces the arena by one of `pages` pages, or leaves none when the heap has no room.
+fn make_arena(pages: usize) -> Option<()> {
+    let old_pages = ARENA_PAGES.swap(0, Ordering::Relaxed);
+    if old_pages > 0 {
+        let old = ARENA.swap(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: pointer and layout are those of the allocation below.
+        unsafe { dealloc(old, arena_layout(old_pages)?) };
+    }
+    // SAFETY: the caller asks for more pages than there were, so the layout is not empty.
+    let arena = unsafe { alloc(arena_layout(pages)?) };
+    if arena.is_null() {
+        return None;
+    }
+    ARENA.store(arena, Ordering::Relaxed);
+    ARENA_PAGES.store(pages, Ordering::Relaxed);
+    Some(())
+}
+
+fn arena_layout(pages: usize) -> Option<Layout> {
+    Layout::from_size_align(pages.checked_mul(page_len_bytes())?, page_len_bytes()).ok()
+}
+
+/// The length of a page as this machine counts bytes.
+#[expect(clippy::cast_possible_truncation, reason = "a page has 4096 bytes")]
+const fn page_len_bytes() -> usize {
+    PAGE_SIZE as usize
+}
+
+/// Reads a 32-bit word, with a plain instruction: the compiler knows nothing of what lies at the address.
+#[guest_function]
+fn read_address(address: u64) -> Result<u64, GuestError> {
+    let address = pointer(address)?;
+    let value: u32;
+    // SAFETY: a read has no effect on Rust's memory. Whether there is memory at the address is the host's affair.
+    unsafe {
+        asm!("mov {:e}, dword ptr [{}]", out(reg) value, in(reg) address, options(nostack, readonly, preserves_flags))
+    };
+    Ok(value.into())
+}
+
+/// Writes the low 32 bits of `value`.
+#[guest_function]
+fn write_address(address: u64, value: u64) -> Result<(), GuestError> {
+    let address = pointer(address)?;
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
+    let value = value as u32;
+    // SAFETY: none that this function could check: the caller answers for what lies at the address.
+    unsafe {
+        asm!("mov dword ptr [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags))
+    };
+    Ok(())
+}
+
+fn pointer(address: u64) -> Result<usize, GuestError> {
+    usize::try_from(address).map_err(|_| GuestError::new("address of more than 32 bits"))
+}
+
+#[guest_function]
+fn peb_address() -> u64 {
+    vellum_guest::rt::peb_address()
+}
+
+/// Copies `len_bytes` bytes inside `bytes`, from offset `from` to offset `to`, and returns them all: memmove.
+#[guest_function]
+fn copy_within(mut bytes: Vec<u8>, from: u32, to: u32, len_bytes: u32) -> Vec<u8> {
+    let [from, to, len_bytes] = [from, to, len_bytes].map(|number| number as usize);
+    bytes.copy_within(from..from + len_bytes, to);
+    bytes
+}
+
+/// Sets `len_bytes` bytes from offset `from` to `value`, and returns them all: memset.
+#[guest_function]
+fn fill_within(mut bytes: Vec<u8>, value: u32, from: u32, len_bytes: u32) -> Vec<u8> {
+    let [from, len_bytes] = [from, len_bytes].map(|number| number as usize);
+    bytes[from..from + len_bytes].fill(value.to_le_bytes()[0]);
+    bytes
+}
+
+/// -1, 0 or 1 as `left` is less than, equal to or greater than `right`: memcmp.
+#[guest_function]
+fn compare(left: &[u8], right: &[u8]) -> i32 {
+    left.cmp(right) as i32
+}
