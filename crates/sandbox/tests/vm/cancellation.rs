@@ -1,7 +1,7 @@
 //! Deadlines and cancellation.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use vellum_sandbox::{CallOptions, CancelToken, Error, ErrorKind, HostFunctions, Sandbox, Value};
@@ -153,6 +153,42 @@ fn a_cancellation_after_the_call_never_reaches_the_next() {
     });
 }
 
+/// Tells a thread to end, also when the test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Hands tokens to a thread that cancels each after a short while, without ever sleeping: a thread that must be woken would
+/// always come late.
+struct Canceller {
+    next: Mutex<Option<(CancelToken, u32)>>,
+    is_done: AtomicBool,
+}
+
+impl Canceller {
+    fn run(&self) {
+        while !self.is_done.load(Ordering::Relaxed) {
+            let next = self.next.lock().expect("no panic").take();
+            let Some((token, spins)) = next else {
+                std::hint::spin_loop();
+                continue;
+            };
+            for _ in 0..spins {
+                std::hint::spin_loop();
+            }
+            token.cancel();
+        }
+    }
+
+    fn give(&self, token: &CancelToken, spins: u32) {
+        *self.next.lock().expect("no panic") = Some((token.clone(), spins));
+    }
+}
+
 /// A cancellation that races the end of a call either ends that call or does nothing; the calls that follow, with a token
 /// of their own or with none, are not touched, and nothing hangs.
 #[test]
@@ -161,43 +197,45 @@ fn a_cancellation_that_races_the_end_of_a_call_ends_that_call_or_none() {
     in_each_mode(|lab| {
         let mut sandbox = lab.sandbox();
         let snapshot = sandbox.snapshot().expect("taken");
-        let (sender, receiver) = std::sync::mpsc::sync_channel::<(CancelToken, u32)>(0);
-        let canceller = std::thread::spawn(move || {
-            for (token, delay) in receiver {
-                for _ in 0..delay {
-                    std::hint::spin_loop();
+        let canceller = Canceller {
+            next: Mutex::new(None),
+            is_done: AtomicBool::new(false),
+        };
+        let (mut before, mut inside) = (0, 0);
+        std::thread::scope(|scope| {
+            let _ending = Ending(&canceller.is_done);
+            scope.spawn(|| canceller.run());
+            for round in 0..ROUNDS {
+                let token = CancelToken::new();
+                canceller.give(&token, round * 7919 % 2000);
+                match add(&mut sandbox, &CallOptions::new().cancel_token(&token)) {
+                    Ok(value) => assert_eq!(value, Value::I32(42)),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+                        *(if sandbox.is_ready() {
+                            &mut before
+                        } else {
+                            &mut inside
+                        }) += 1;
+                        sandbox.restore(&snapshot).expect("restored");
+                    }
                 }
-                token.cancel();
+                let next = if round % 2 == 0 {
+                    CallOptions::new()
+                } else {
+                    CallOptions::new().cancel_token(&CancelToken::new())
+                };
+                let result = add(&mut sandbox, &next);
+                assert_eq!(
+                    result.expect("the next call"),
+                    Value::I32(42),
+                    "round {round}"
+                );
             }
         });
-        let mut cancelled = 0;
-        for round in 0..ROUNDS {
-            let token = CancelToken::new();
-            sender
-                .send((token.clone(), round % 97 * 30))
-                .expect("the thread lives");
-            match add(&mut sandbox, &CallOptions::new().cancel_token(&token)) {
-                Ok(value) => assert_eq!(value, Value::I32(42)),
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
-                    cancelled += 1;
-                    sandbox.restore(&snapshot).expect("restored");
-                }
-            }
-            let next = if round % 2 == 0 {
-                CallOptions::new()
-            } else {
-                CallOptions::new().cancel_token(&CancelToken::new())
-            };
-            assert_eq!(
-                add(&mut sandbox, &next).expect("the next call"),
-                Value::I32(42),
-                "round {round}"
-            );
-        }
-        drop(sender);
-        canceller.join().expect("no panic");
-        println!("{cancelled} of {ROUNDS} calls were cancelled");
+        println!(
+            "of {ROUNDS} calls, {before} were cancelled before the guest ran, {inside} inside"
+        );
     });
 }
 
@@ -364,6 +402,7 @@ fn signals_that_are_not_ours_do_not_end_a_call() {
         // SAFETY: `pthread_self` has no preconditions.
         let thread = unsafe { libc::pthread_self() };
         std::thread::scope(|scope| {
+            let _ending = Ending(&done);
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     // SAFETY: the thread is the one that waits for this scope to end, so it lives; the signal has a handler
@@ -383,7 +422,6 @@ fn signals_that_are_not_ours_do_not_end_a_call() {
                 let result = sandbox.call_dynamic("call_host_add_loop", &args, &options);
                 assert_eq!(result.expect("called"), Value::I32(20));
             }
-            done.store(true, Ordering::Relaxed);
         });
     });
 }
