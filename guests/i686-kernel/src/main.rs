@@ -65,7 +65,7 @@ fn sum_bytes(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte)).sum()
 }
 
-/// Half of a number: a value of fixed size that no integer register of the CPU's own arithmetic halves this way.
+/// Half of a number, by integer instructions: the target has no others.
 #[guest_function]
 fn halve(value: f64) -> f64 {
     value / 2.0

@@ -24,10 +24,8 @@ fn touch_pages(count: u64) -> Result<u64, GuestError> {
         make_arena(pages).ok_or_else(refused)?;
     }
     let arena = ARENA.load(Ordering::Relaxed);
-    for (page, value) in (0..pages).zip(0x5EED_u32..) {
-        let word = arena.wrapping_add(page * page_len_bytes()).cast::<u32>();
-        // SAFETY: the arena has that many pages, which are this function's own.
-        unsafe { word.write_volatile(value) };
+    for (page, value) in (0..pages).zip(0x5EED..) {
+        write(arena.addr() + page * page_len_bytes(), value);
     }
     Ok(count)
 }
@@ -60,29 +58,36 @@ const fn page_len_bytes() -> usize {
     PAGE_SIZE as usize
 }
 
-/// Reads a 32-bit word, with a plain instruction: the compiler knows nothing of what lies at the address.
+/// Reads a 32-bit word.
 #[guest_function]
 fn read_address(address: u64) -> Result<u64, GuestError> {
-    let address = pointer(address)?;
-    let value: u32;
-    // SAFETY: a read has no effect on Rust's memory. Whether there is memory at the address is the host's affair.
-    unsafe {
-        asm!("mov {:e}, dword ptr [{}]", out(reg) value, in(reg) address, options(nostack, readonly, preserves_flags))
-    };
-    Ok(value.into())
+    Ok(read(pointer(address)?).into())
 }
 
 /// Writes the low 32 bits of `value`.
 #[guest_function]
 fn write_address(address: u64, value: u64) -> Result<(), GuestError> {
-    let address = pointer(address)?;
     #[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
-    let value = value as u32;
+    write(pointer(address)?, value as u32);
+    Ok(())
+}
+
+/// Reads with a plain instruction: the compiler knows nothing of what lies at the address.
+fn read(address: usize) -> u32 {
+    let value;
+    // SAFETY: a read has no effect on Rust's memory. Whether there is memory at the address is the caller's affair.
+    unsafe {
+        asm!("mov {:e}, dword ptr [{}]", out(reg) value, in(reg) address, options(nostack, readonly, preserves_flags));
+    };
+    value
+}
+
+/// Writes with a plain instruction.
+fn write(address: usize, value: u32) {
     // SAFETY: none that this function could check: the caller answers for what lies at the address.
     unsafe {
-        asm!("mov dword ptr [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags))
+        asm!("mov dword ptr [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags));
     };
-    Ok(())
 }
 
 fn pointer(address: u64) -> Result<usize, GuestError> {

@@ -1,7 +1,7 @@
 //! The host's side of a call, played over a [`Machine`].
 
 use vellum_abi::fill::FillRequest;
-use vellum_abi::function::FunctionEntry;
+use vellum_abi::function::{FunctionEntry, Signature};
 use vellum_abi::log::{LogRecord, PanicRecord};
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageKind, MessageWriter, Outcome, Place,
@@ -10,7 +10,7 @@ use vellum_abi::message::{
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
 
-use super::machine::{BUFFER_LEN_BYTES, INPUT, Machine, OUTPUT, Stop, tables};
+use crate::machine::{BUFFER_LEN_BYTES, Machine, Places, Stop, tables};
 
 /// How many characters of a panic message are compared.
 pub(crate) const PANIC_LEN: usize = 80;
@@ -19,6 +19,7 @@ pub(crate) const PANIC_LEN: usize = 80;
 pub(crate) struct Host {
     machine: Machine,
     functions: Vec<String>,
+    signatures: Vec<Signature>,
     imports: Vec<String>,
     /// Log records so far: level and message.
     pub(crate) logs: Vec<String>,
@@ -95,16 +96,32 @@ impl Host {
             let entries = FunctionEntry::parse_table(section).expect("whole entries");
             entries.map(|entry| name(&machine, &entry)).collect()
         };
+        let signatures = FunctionEntry::parse_table(&tables.functions)
+            .expect("whole entries")
+            .map(|entry| entry.signature().expect("a sound entry"))
+            .collect();
         let (functions, imports) = (names(&tables.functions), names(&tables.imports));
         let host = Self {
             machine,
             functions,
+            signatures,
             imports,
             logs: Vec::new(),
             external: Vec::new(),
         };
         assert_eq!(host.machine.run(), Stop::Port(Port::Idle, IDLE_READY));
         host
+    }
+
+    /// Where things are in the guest.
+    pub(crate) fn places(&self) -> &'static Places {
+        self.machine.places()
+    }
+
+    /// The types of an exported function.
+    pub(crate) fn signature(&self, function: &str) -> Option<Signature> {
+        let index = self.functions.iter().position(|name| name == function)?;
+        self.signatures.get(index).copied()
     }
 
     /// Calls a function by name.
@@ -122,7 +139,7 @@ impl Host {
 
     /// Sends these bytes as a call and serves the guest until it has answered.
     pub(crate) fn call_raw(&mut self, message: &[u8]) -> Reply {
-        self.machine.write(INPUT, message);
+        self.machine.write(self.places().input, message);
         loop {
             match self.machine.run() {
                 Stop::Port(Port::Idle, IDLE_REPLY) => return self.reply(),
@@ -160,7 +177,7 @@ impl Host {
             u32::try_from(index).expect("small"),
             arguments,
         );
-        self.machine.write(INPUT, &message);
+        self.machine.write(self.places().input, &message);
         let mut total = 0;
         loop {
             let (stop, count) = self.machine.run_counting();
@@ -174,8 +191,10 @@ impl Host {
     }
 
     fn output(&self) -> Vec<u8> {
-        self.machine
-            .read(OUTPUT, usize::try_from(BUFFER_LEN_BYTES).expect("small"))
+        self.machine.read(
+            self.places().output,
+            usize::try_from(BUFFER_LEN_BYTES).expect("small"),
+        )
     }
 
     fn reply(&self) -> Reply {
@@ -239,7 +258,7 @@ impl Host {
                 bytes
             }
         };
-        self.machine.write(INPUT, &bytes);
+        self.machine.write(self.places().input, &bytes);
     }
 
     /// A message of the host; values that do not fit the input buffer become external.

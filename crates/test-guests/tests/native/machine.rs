@@ -13,25 +13,55 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, elf};
+use object::read::elf::{ElfFile, FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, Object, ObjectSection, elf};
 use vellum_abi::peb::Peb;
 use vellum_abi::port::Port;
 
-const PEB: u64 = 0x70_0000_0000;
-pub(crate) const INPUT: u64 = 0x70_0000_1000;
-pub(crate) const OUTPUT: u64 = 0x70_0001_0000;
 pub(crate) const BUFFER_LEN_BYTES: u64 = 0x4000;
-const IO_LEN_BYTES: u64 = 0x2_0000;
-const HEAP: u64 = 0x40_0000_0000;
 pub(crate) const HEAP_LEN_BYTES: u64 = 0x400_0000;
-const STACK_TOP: u64 = 0x78_0000_0000;
+const IO_LEN_BYTES: u64 = 0x2_0000;
 const STACK_LEN_BYTES: u64 = 0x10_0000;
+
+/// Where things are in a guest.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// The PEB, at the start of the I/O area.
+    pub(crate) peb: u64,
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+    pub(crate) heap: u64,
+    stack_top: u64,
+    /// Selector of the code segment that Linux has for such programs (its `arch/x86/include/asm/segment.h`).
+    code_selector: u64,
+}
+
+const AMD64: Places = Places {
+    peb: 0x70_0000_0000,
+    input: 0x70_0000_1000,
+    output: 0x70_0001_0000,
+    heap: 0x40_0000_0000,
+    stack_top: 0x78_0000_0000,
+    code_selector: 0x33,
+};
+
+const I686: Places = Places {
+    peb: 0xB000_0000,
+    input: 0xB000_1000,
+    output: 0xB001_0000,
+    heap: 0xA000_0000,
+    stack_top: 0xC000_0000,
+    code_selector: 0x23,
+};
+
+/// Selector of the data segment of either kind of program.
+const DATA_SELECTOR: u64 = 0x2B;
 
 /// A stopped or running guest.
 pub(crate) struct Machine {
     child: libc::pid_t,
     memory: File,
+    places: &'static Places,
 }
 
 /// Why the guest stopped.
@@ -50,58 +80,125 @@ pub(crate) struct Tables {
     pub(crate) notes: Vec<u8>,
 }
 
+/// What is read of a guest's ELF, which may have 32 or 64 bits.
+pub(crate) struct Image {
+    entry: u64,
+    segments: Vec<Segment>,
+    tables: Tables,
+    places: &'static Places,
+}
+
+/// A segment that is loaded.
+struct Segment {
+    address: u64,
+    bytes: Vec<u8>,
+    memory_len_bytes: u64,
+}
+
 /// Reads the tables and the notes from an ELF.
 pub(crate) fn tables(elf: &[u8]) -> Tables {
-    let file = ElfFile64::<Endianness>::parse(elf).expect("a 64-bit ELF");
-    let section = |name: &str| {
-        file.section_by_name(name)
-            .and_then(|section| section.data().ok())
-            .unwrap_or_default()
-            .to_vec()
-    };
-    let endian = Endianness::Little;
-    let notes = file
-        .elf_header()
-        .program_headers(endian, elf)
-        .expect("program headers")
-        .iter()
-        .filter(|header| header.p_type(endian) == elf::PT_NOTE)
-        .flat_map(|header| header.data(endian, elf).expect("inside the file"))
-        .copied()
-        .collect();
-    Tables {
-        functions: section("vellum_functions"),
-        imports: section("vellum_imports"),
-        notes,
+    Image::read(elf).tables
+}
+
+impl Image {
+    fn read(elf: &[u8]) -> Self {
+        match FileKind::parse(elf) {
+            Ok(FileKind::Elf32) => Self::read_as::<elf::FileHeader32<Endianness>>(elf, &I686),
+            Ok(FileKind::Elf64) => Self::read_as::<elf::FileHeader64<Endianness>>(elf, &AMD64),
+            other => panic!("not an ELF: {other:?}"),
+        }
+    }
+
+    fn read_as<H: FileHeader<Endian = Endianness>>(elf: &[u8], places: &'static Places) -> Self {
+        let file = ElfFile::<H>::parse(elf).expect("a sound ELF");
+        let section = |name: &str| {
+            file.section_by_name(name)
+                .and_then(|section| section.data().ok())
+                .unwrap_or_default()
+                .to_vec()
+        };
+        let endian = Endianness::Little;
+        let headers = file
+            .elf_header()
+            .program_headers(endian, elf)
+            .expect("program headers");
+        let of_type = |wanted| {
+            headers
+                .iter()
+                .filter(move |header| header.p_type(endian) == wanted)
+                .map(|header| {
+                    let bytes = header.data(endian, elf).expect("inside the file").to_vec();
+                    Segment {
+                        address: header.p_vaddr(endian).into(),
+                        bytes,
+                        memory_len_bytes: header.p_memsz(endian).into(),
+                    }
+                })
+        };
+        Self {
+            entry: file.entry(),
+            segments: of_type(elf::PT_LOAD).collect(),
+            tables: Tables {
+                functions: section("vellum_functions"),
+                imports: section("vellum_imports"),
+                notes: of_type(elf::PT_NOTE).flat_map(|note| note.bytes).collect(),
+            },
+            places,
+        }
+    }
+
+    /// The pages of the guest, as start and length.
+    fn areas(&self) -> Vec<(u64, u64)> {
+        let places = self.places;
+        let mut areas = vec![
+            (places.peb, IO_LEN_BYTES),
+            (places.heap, HEAP_LEN_BYTES),
+            (places.stack_top - STACK_LEN_BYTES, STACK_LEN_BYTES),
+        ];
+        areas.extend(self.segments.iter().map(|segment| {
+            let start = segment.address & !0xFFF;
+            let end = segment.address + segment.memory_len_bytes;
+            (start, end.next_multiple_of(0x1000) - start)
+        }));
+        areas
     }
 }
 
 impl Machine {
     /// Loads `elf` and stops before its first instruction.
     pub(crate) fn load(elf: &[u8]) -> io::Result<Self> {
-        let file = ElfFile64::<Endianness>::parse(elf).expect("a 64-bit ELF");
-        let segments = segments(elf, &file);
+        let image = Image::read(elf);
+        let areas = image.areas();
         // SAFETY: the child calls only system calls, until it stops itself.
         let child = unsafe { libc::fork() };
         if child < 0 {
             return Err(io::Error::last_os_error());
         }
         if child == 0 {
-            become_guest(&segments);
+            become_guest(&areas);
         }
         let memory = OpenOptions::new()
             .read(true)
             .write(true)
             .open(format!("/proc/{child}/mem"))?;
-        let machine = Self { child, memory };
+        let machine = Self {
+            child,
+            memory,
+            places: image.places,
+        };
         let stop = machine.wait()?;
         assert_eq!(stop, libc::SIGSTOP, "the child could not set itself up");
-        for (address, data, _) in &segments {
-            machine.write(*address, data);
+        for segment in &image.segments {
+            machine.write(segment.address, &segment.bytes);
         }
         machine.write_peb();
-        machine.enter(file.entry());
+        machine.enter(image.entry);
         Ok(machine)
+    }
+
+    /// Where things are in this guest.
+    pub(crate) fn places(&self) -> &'static Places {
+        self.places
     }
 
     /// Runs until the guest leaves, and steps over the `out` that it left by.
@@ -170,25 +267,34 @@ impl Machine {
 
     fn write_peb(&self) {
         let peb = Peb {
-            input_ptr: INPUT,
+            input_ptr: self.places.input,
             input_len_bytes: BUFFER_LEN_BYTES,
-            output_ptr: OUTPUT,
+            output_ptr: self.places.output,
             output_len_bytes: BUFFER_LEN_BYTES,
-            heap_ptr: HEAP,
+            heap_ptr: self.places.heap,
             heap_len_bytes: HEAP_LEN_BYTES,
-            stack_top: STACK_TOP,
+            stack_top: self.places.stack_top,
             stack_len_bytes: STACK_LEN_BYTES,
             seed: 0x5EED,
             log_level: 3,
             ..Peb::empty()
         };
         let bytes: [u8; Peb::LEN_BYTES] = zerocopy::transmute!(peb);
-        self.write(PEB, &bytes);
+        self.write(self.places.peb, &bytes);
     }
 
     fn enter(&self, entry: u64) {
         let mut registers = self.registers();
-        (registers.rip, registers.rsp, registers.rdi) = (entry, STACK_TOP, PEB);
+        let Places {
+            peb,
+            stack_top,
+            code_selector,
+            ..
+        } = *self.places;
+        (registers.rip, registers.rsp, registers.rdi) = (entry, stack_top, peb);
+        // Linux lets a tracer choose between 32-bit and 64-bit code. Only 32-bit code uses DS and ES.
+        registers.cs = code_selector;
+        (registers.ds, registers.es, registers.ss) = (DATA_SELECTOR, DATA_SELECTOR, DATA_SELECTOR);
         // Not inside a system call any more, so that Linux does not restart one.
         registers.orig_rax = u64::MAX;
         self.set_registers(&registers);
@@ -236,39 +342,10 @@ impl Drop for Machine {
     }
 }
 
-/// Address, content and length in memory of each segment that is loaded.
-fn segments(elf: &[u8], file: &ElfFile64<'_>) -> Vec<(u64, Vec<u8>, u64)> {
-    let endian = Endianness::Little;
-    let headers = file
-        .elf_header()
-        .program_headers(endian, elf)
-        .expect("program headers");
-    headers
-        .iter()
-        .filter(|header| header.p_type(endian) == elf::PT_LOAD)
-        .map(|header| {
-            let data = header.data(endian, elf).expect("inside the file").to_vec();
-            (header.p_vaddr(endian), data, header.p_memsz(endian))
-        })
-        .collect()
-}
-
 /// In the child: maps the guest's memory and stops. Makes system calls only, and never returns.
-fn become_guest(segments: &[(u64, Vec<u8>, u64)]) -> ! {
-    let fixed = [
-        (PEB, IO_LEN_BYTES),
-        (HEAP, HEAP_LEN_BYTES),
-        (STACK_TOP - STACK_LEN_BYTES, STACK_LEN_BYTES),
-    ];
-    let loaded = segments.iter().map(|(address, _, len_bytes)| {
-        let start = address & !0xFFF;
-        (
-            start,
-            (address + len_bytes).next_multiple_of(0x1000) - start,
-        )
-    });
-    for (start, len_bytes) in fixed.into_iter().chain(loaded) {
-        if !map(start, len_bytes) {
+fn become_guest(areas: &[(u64, u64)]) -> ! {
+    for (start, len_bytes) in areas {
+        if !map(*start, *len_bytes) {
             // SAFETY: ends the child.
             unsafe { libc::_exit(1) };
         }

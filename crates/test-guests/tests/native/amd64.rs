@@ -1,18 +1,14 @@
-//! Both guests, run as Linux processes whose parent plays the host.
+//! The amd64 user guests.
 
-mod native {
-    pub(crate) mod host;
-    pub(crate) mod machine;
-}
-
-use native::host::{Host, Owned, PANIC_LEN, Reply};
-use native::machine::{BUFFER_LEN_BYTES, HEAP_LEN_BYTES, tables};
 use vellum_abi::function::FunctionEntry;
 use vellum_abi::message::ErrorCode;
 use vellum_abi::note::GuestNote;
 use vellum_abi::port::ABORT_NESTED_PANIC;
 use vellum_layout::GuestKind;
 use vellum_test_guests::{c_user, rust_user};
+
+use crate::host::{Host, Owned, PANIC_LEN, Reply};
+use crate::machine::{BUFFER_LEN_BYTES, HEAP_LEN_BYTES, tables};
 
 fn text(text: &str) -> Owned {
     Owned::String(text.into())
