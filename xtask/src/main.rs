@@ -47,7 +47,9 @@ enum Task {
     BuildGuests,
     /// Format, clippy, documentation and house rules, with warnings as errors.
     Lint,
-    /// Everything that continuous integration runs: lint, test, demo, short bench.
+    /// Run the VM tests inside an emulated machine with a hardware-style KVM.
+    VmTest(tasks::vm_test::Options),
+    /// Everything that continuous integration runs: lint, test, demo, short bench, vm-test.
     Ci,
 }
 
@@ -70,6 +72,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Bench { json, args } => tasks::bench::run(&workspace, json.as_deref(), args),
         Task::BuildGuests => tasks::build_guests::run(&workspace),
         Task::Lint => tasks::lint::run(&workspace),
+        Task::VmTest(options) => tasks::vm_test::run(&workspace, options),
         Task::Ci => tasks::ci::run(&workspace),
     }
 }

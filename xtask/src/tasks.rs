@@ -6,3 +6,4 @@ pub(crate) mod ci;
 pub(crate) mod demo;
 pub(crate) mod lint;
 pub(crate) mod test;
+pub(crate) mod vm_test;

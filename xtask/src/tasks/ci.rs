@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 
 use crate::host::Kvm;
 use crate::process::{heading, progress};
-use crate::tasks::{bench, demo, lint, test};
+use crate::tasks::{bench, demo, lint, test, vm_test};
 use crate::workspace::Workspace;
 
-/// Runs lint, test, demo and a short benchmark; the last two only where a hypervisor is usable.
+/// Runs lint and test; demo and a short benchmark where a hypervisor is usable; vm-test where QEMU can be had.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     heading("lint");
     lint::run(workspace).context("lint")?;
@@ -24,6 +24,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             None => task(workspace).context(title)?,
         }
     }
+    heading("vm-test");
+    vm_test::run_if_possible(workspace)?;
     heading("ci passed");
     Ok(())
 }

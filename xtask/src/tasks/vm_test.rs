@@ -1,0 +1,176 @@
+//! `cargo xtask vm-test`: the VM tests inside an emulated machine with a hypervisor of hardware's kind.
+//!
+//! QEMU emulates an AMD processor with SVM; a distribution's kernel runs on it with its `kvm_amd`, and the tests of this workspace
+//! run there as on any machine with `/dev/kvm`, whatever this machine has.
+
+mod boots;
+mod cpio;
+mod initramfs;
+mod modules;
+mod packages;
+mod programs;
+mod qemu;
+mod script;
+mod transcript;
+mod verdict;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+pub(crate) use self::boots::Boot;
+use self::initramfs::Contents;
+use self::packages::Platform;
+use self::qemu::Machine;
+use self::transcript::{Line, Transcript};
+use self::verdict::Outcome;
+use crate::engine_report::EngineReport;
+use crate::process::{heading, progress};
+use crate::workspace::Workspace;
+
+/// Time for a boot with all its steps, about three times what they take on two busy processors.
+const TIME_LIMIT_SECONDS: u64 = 420;
+
+/// What to run inside.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Only this way to boot; may be given more than once.
+    #[arg(long, value_enum, value_name = "NAME")]
+    only: Vec<Boot>,
+    /// Only tests whose name contains the text, and neither demo nor benchmark.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Keep the file systems that the machines booted from.
+    #[arg(long)]
+    keep: bool,
+    /// Seconds after which a machine is ended.
+    #[arg(long, value_name = "SECONDS", default_value_t = TIME_LIMIT_SECONDS)]
+    time_limit: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            only: Vec::new(),
+            filter: None,
+            keep: false,
+            time_limit: TIME_LIMIT_SECONDS,
+        }
+    }
+}
+
+/// Runs everything; an error where something fails or cannot be had.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let platform = obtain(workspace)?;
+    run_on(workspace, &platform, options)
+}
+
+/// Runs everything; where QEMU or the packages cannot be had, says so and goes on.
+pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
+    match obtain(workspace) {
+        Ok(platform) => run_on(workspace, &platform, &Options::default()),
+        Err(error) => {
+            progress(&format!("SKIPPED: {error:#}"));
+            Ok(())
+        }
+    }
+}
+
+fn obtain(workspace: &Workspace) -> Result<Platform> {
+    packages::obtain(&workspace.target_dir().join("vm-test")).context("vm-test cannot run here")
+}
+
+fn run_on(workspace: &Workspace, platform: &Platform, options: &Options) -> Result<()> {
+    let programs = programs::build(workspace)?;
+    let contents = Contents::collect(platform, &programs)?;
+    let directory = workspace.target_dir().join("vm-test");
+    let logs = directory.join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("could not create {}", logs.display()))?;
+    let mut outcomes = Vec::new();
+    for boot in Boot::ALL {
+        if !options.only.is_empty() && !options.only.contains(&boot) {
+            continue;
+        }
+        heading(&format!("vm-test: {}", boot.name()));
+        let steps = boot.steps(&programs, options.filter.as_deref());
+        let initramfs = directory.join(format!("{}.cpio", boot.name()));
+        fs::write(&initramfs, contents.initramfs(boot, &steps))
+            .with_context(|| format!("could not write {}", initramfs.display()))?;
+        let machine = Machine {
+            qemu: &platform.qemu,
+            cpu: boot.cpu(),
+            kernel: &platform.kernel,
+            initramfs: initramfs.clone(),
+            kernel_log: logs.join(format!("{}-kernel.log", boot.name())),
+            qemu_log: logs.join(format!("{}-qemu.log", boot.name())),
+            time_limit: Duration::from_secs(options.time_limit),
+        };
+        let outcome = boot_once(&machine, boot, steps, &logs)?;
+        if !options.keep {
+            fs::remove_file(&initramfs)?;
+        }
+        outcomes.push(outcome);
+    }
+    summary(&outcomes, &logs)
+}
+
+/// Boots a machine, shows what it says, and keeps all of it in a log.
+fn boot_once(
+    machine: &Machine<'_>,
+    boot: Boot,
+    steps: Vec<boots::Step>,
+    logs: &Path,
+) -> Result<Outcome> {
+    let path = logs.join(format!("{}-output.log", boot.name()));
+    let mut log =
+        fs::File::create(&path).with_context(|| format!("could not create {}", path.display()))?;
+    let mut transcript = Transcript::default();
+    let started = Instant::now();
+    progress(&format!("booting with -cpu {}", boot.cpu()));
+    let ending = machine.run(|line| {
+        // A full disk must not end the run; the results are on the screen as well.
+        let _ = writeln!(log, "{line}");
+        if transcript.add_line(line) == Line::Shown {
+            println!("{:>6.1} {line}", started.elapsed().as_secs_f64());
+        }
+    })?;
+    progress(&format!(
+        "ended after {:.1} s",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(Outcome {
+        boot,
+        steps,
+        transcript,
+        ending,
+    })
+}
+
+fn summary(outcomes: &[Outcome], logs: &Path) -> Result<()> {
+    heading("vm-test: tests that ran inside");
+    print!("{}", verdict::table(outcomes));
+    let mut failed = Vec::new();
+    for outcome in outcomes {
+        heading(&format!("vm-test: summary of {}", outcome.boot.name()));
+        let engines = EngineReport::new("", &outcome.transcript.engines);
+        let why_nothing = (!outcome.boot.has_hypervisor()).then_some("no hypervisor, as intended");
+        print!("{}", engines.table(why_nothing));
+        println!("{}", verdict::totals(outcome));
+        let problems = outcome.problems();
+        for problem in &problems {
+            println!("FAILED {problem}");
+        }
+        if !problems.is_empty() {
+            failed.push(outcome.boot.name());
+        }
+    }
+    progress(&format!("logs are in {}", logs.display()));
+    if !failed.is_empty() {
+        bail!("vm-test failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
