@@ -15,9 +15,11 @@ use vellum_abi::message::{
     ErrorCode, FLAG_EXTERNAL, MAX_ERROR_TEXT_LEN_BYTES, MAX_SLOTS, MIN_BUFFER_LEN_BYTES,
     MessageHeader, MessageKind, Slot,
 };
+use vellum_abi::note::Note;
 use vellum_abi::peb::{PEB_MAGIC, Peb};
 use vellum_abi::port::{ABORT_BAD_PEB, ABORT_NESTED_PANIC, IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::ValueType;
+use zerocopy::IntoBytes;
 
 /// Size and fields of a structure that both languages define.
 macro_rules! structure {
@@ -123,8 +125,11 @@ fn constants() -> Vec<(String, u64)> {
         .collect()
 }
 
+/// What selects code for amd64 and for i686. Neither takes a library for that architecture.
+const ARCHITECTURES: [&str; 2] = ["-m64", "-m32"];
+
 /// Compiles `source` with the header. The outer result is whether there is a compiler, the inner one what it said.
-fn compile(source: &str) -> io::Result<Result<(), String>> {
+fn compile(source: &str, architecture: &str) -> io::Result<Result<(), String>> {
     let compiler = env::var_os("CC").unwrap_or_else(|| "gcc".into());
     let mut child = Command::new(compiler)
         .args([
@@ -134,6 +139,7 @@ fn compile(source: &str) -> io::Result<Result<(), String>> {
             "-Werror",
             "-ffreestanding",
             "-fsyntax-only",
+            architecture,
         ])
         .args([
             "-I",
@@ -168,17 +174,45 @@ fn the_header_agrees_with_the_crate() {
         )
         .expect("a String takes any text");
     }
-    match compile(&source) {
-        Err(error) => eprintln!("SKIPPED: no C compiler: {error}"),
-        Ok(result) => assert_eq!(result, Ok(()), "{} checks", checks.len()),
+    for architecture in ARCHITECTURES {
+        match compile(&source, architecture) {
+            Err(error) => eprintln!("SKIPPED: no C compiler: {error}"),
+            Ok(result) => {
+                assert_eq!(result, Ok(()), "{} checks, {architecture}", checks.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_header_names_the_guest_kind_of_its_architecture() {
+    for (architecture, note) in ARCHITECTURES
+        .into_iter()
+        .zip([Note::AMD64_USER, Note::I686_IDENTITY])
+    {
+        let kind = note
+            .as_bytes()
+            .last_chunk()
+            .copied()
+            .map(u32::from_le_bytes);
+        let kind = kind.expect("a note ends with the kind");
+        let source = format!(
+            "#include <vellum.h>\n_Static_assert(VELLUM_GUEST_KIND == {kind}, \"differs\");\n"
+        );
+        match compile(&source, architecture) {
+            Err(error) => eprintln!("SKIPPED: no C compiler: {error}"),
+            Ok(result) => assert_eq!(result, Ok(()), "{architecture}"),
+        }
     }
 }
 
 #[test]
 fn a_wrong_value_would_be_noticed() {
     let source = "#include <vellum.h>\n_Static_assert(VELLUM_BYTES == 8, \"differs\");\n";
-    match compile(source) {
-        Err(error) => eprintln!("SKIPPED: no C compiler: {error}"),
-        Ok(result) => assert!(result.is_err_and(|text| text.contains("differs"))),
+    for architecture in ARCHITECTURES {
+        match compile(source, architecture) {
+            Err(error) => eprintln!("SKIPPED: no C compiler: {error}"),
+            Ok(result) => assert!(result.is_err_and(|text| text.contains("differs"))),
+        }
     }
 }
