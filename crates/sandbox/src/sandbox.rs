@@ -133,6 +133,7 @@ pub struct SandboxBuilder {
     image: GuestImage,
     sizes: Sizes,
     host: HostFunctions,
+    boot: CallOptions,
 }
 
 impl SandboxBuilder {
@@ -185,6 +186,13 @@ impl SandboxBuilder {
         self
     }
 
+    /// A deadline or a cancel token for the guest's initialisation, which is guest code like any other.
+    #[must_use]
+    pub fn boot_options(mut self, options: &CallOptions) -> Self {
+        self.boot = options.clone();
+        self
+    }
+
     /// Makes the VM and runs the guest's initialisation.
     ///
     /// # Errors
@@ -193,7 +201,7 @@ impl SandboxBuilder {
     pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
         let boot = SnapshotData::boot(&self.image, self.sizes, engine.model())?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
-        sandbox.boot()?;
+        sandbox.boot(&self.boot)?;
         Ok(sandbox)
     }
 }
@@ -211,6 +219,7 @@ impl Sandbox {
                 scratch_len_bytes: None,
             },
             host: HostFunctions::new(),
+            boot: CallOptions::new(),
         }
     }
 
@@ -254,7 +263,9 @@ impl Sandbox {
     }
 
     /// Runs the guest's initialisation.
-    fn boot(&mut self) -> Result<(), Failure> {
+    fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
+        let control = self.control.clone();
+        let _guard = options.begin(&control)?;
         self.health = Health::Dirty;
         #[expect(
             clippy::redundant_closure_for_method_calls,

@@ -327,7 +327,10 @@ impl Session<'_> {
             },
             Some(FaultReason::NestedFault) => Failure::Fault(Fault::in_monitor(&record)),
             Some(FaultReason::Exception) => self.exception(&record),
-            None => Failure::Protocol("a fault record with an unknown reason"),
+            // The monitor did not write it: ring 3 used the monitor's port.
+            None => Failure::ForbiddenPort {
+                port: Port::Fault.number(),
+            },
         }
     }
 

@@ -7,12 +7,14 @@ mod reach;
 
 use std::sync::Arc;
 
+use vellum_abi::fault::FaultRecord;
 use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
 use vellum_layout::{
-    GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
+    FAULT_RECORD_OFFSET, GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET,
+    SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
 };
 use zerocopy::IntoBytes;
 
@@ -213,6 +215,9 @@ impl Instance {
         if self.geometry.user.is_some() {
             self.wipe_buffers()?;
             self.write_seed()?;
+            if leaving == Leaving::Uncleanly {
+                self.write_bookkeeping(self.base.generation)?;
+            }
         } else {
             self.wipe_scratch()?;
             self.write_bookkeeping(self.base.generation)?;
@@ -379,6 +384,10 @@ impl Instance {
         let top = scratch.len_bytes();
         scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;
         scratch.write_u64(top - SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET, generation)?;
+        // Where ring 3 may use ports by IOPL it can use the monitor's, too: a record that the monitor did not write is then
+        // known by its reason.
+        let reason = std::mem::offset_of!(FaultRecord, reason) as u64;
+        scratch.write_u64(top - FAULT_RECORD_OFFSET + reason, REASON_NONE)?;
         Ok(())
     }
 
@@ -443,6 +452,9 @@ pub(crate) enum ChangedPage {
 
 /// A kernel's scratch up to this size is written over at a restore; a larger one is given back to the host kernel.
 const MAX_ZEROED_SCRATCH_LEN_BYTES: u64 = 1 << 20;
+
+/// The reason of a fault record that nobody wrote.
+const REASON_NONE: u64 = u64::MAX;
 
 /// CR3.PWT: caching of the root table, which no modern memory type makes use of (Intel SDM volume 3, section 4.9.2).
 const CR3_PWT: u64 = 1 << 3;

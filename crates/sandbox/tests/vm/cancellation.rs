@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use vellum_sandbox::{CallOptions, CancelToken, Error, ErrorKind, HostFunctions, Sandbox, Value};
+use vellum_sandbox::{
+    CallOptions, CancelToken, Error, ErrorKind, GuestImage, HostFunctions, Sandbox, Value,
+};
 
-use super::support::{add_to_counter, counter, in_each_mode, refused};
+use super::support::{add_to_counter, counter, host, in_each_mode, refused};
 
 fn spin(sandbox: &mut Sandbox, options: &CallOptions) -> Error {
     refused("spin", sandbox.call_dynamic("spin", &[], options))
@@ -424,4 +426,53 @@ fn signals_that_are_not_ours_do_not_end_a_call() {
             }
         });
     });
+}
+
+#[test]
+fn a_guest_that_never_finishes_its_initialisation_is_stopped() {
+    in_each_mode(|lab| {
+        let mut elf = vellum_test_guests::rust_user().to_vec();
+        let entry = file_offset_of_entry(&elf);
+        // jmp to itself
+        elf[entry..entry + 2].copy_from_slice(&[0xEB, 0xFE]);
+        let image = GuestImage::from_bytes(&elf).expect("still a valid file");
+        let builder = Sandbox::builder(&image).host_functions(&host());
+        let late = CallOptions::new().timeout(Duration::from_millis(5));
+        let error = builder
+            .clone()
+            .boot_options(&late)
+            .build(&lab.engine)
+            .expect_err("stopped");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+        let token = CancelToken::new();
+        token.cancel();
+        let cancelled = CallOptions::new().cancel_token(&token);
+        let error = builder
+            .boot_options(&cancelled)
+            .build(&lab.engine)
+            .expect_err("stopped");
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    });
+}
+
+/// Where the first instruction lies in a 64-bit ELF file: e_entry, sought in the program headers.
+fn file_offset_of_entry(elf: &[u8]) -> usize {
+    let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().expect("8 bytes"));
+    let half = |at: usize| {
+        usize::from(u16::from_le_bytes(
+            elf[at..at + 2].try_into().expect("2 bytes"),
+        ))
+    };
+    let (entry, headers, count) = (word(24), word(32), half(56));
+    let offset = (0..count)
+        .map(|index| usize::try_from(headers).expect("an offset") + index * 56)
+        .filter(|header| elf[*header] == 1)
+        .find_map(|header| {
+            let (offset, address, len_bytes) =
+                (word(header + 8), word(header + 16), word(header + 32));
+            (address..address + len_bytes)
+                .contains(&entry)
+                .then(|| offset + entry - address)
+        });
+    usize::try_from(offset.expect("the entry lies in a segment")).expect("an offset")
 }
