@@ -128,14 +128,17 @@ VELLUM_FUNCTION(halt, VELLUM_UNIT)
 }
 
 /* An exception without an interrupt table cannot be delivered, nor can the double fault after it: the CPU shuts down
- * (Intel SDM volume 3, section 6.15, "Interrupt 8"). */
+ * (Intel SDM volume 3, section 6.15, "Interrupt 8"). The exception is the #GP of a CR0 with NW set and CD clear
+ * (volume 2, "MOV - Move to/from Control Registers"), which hypervisors that emulate ring 0 raise like any CPU; not all
+ * of them know how to raise #BP or #UD. */
 VELLUM_FUNCTION(triple_fault, VELLUM_UNIT)
 {
     static const struct __attribute__((packed)) {
         uint16_t limit;
         uint32_t base;
     } no_table = {0, 0};
-    __asm__ volatile("lidt %0\n\tint3" : : "m"(no_table));
+    const uint32_t not_write_through = UINT32_C(1) << 29, pe_and_et = 0x11;
+    __asm__ volatile("lidt %0\n\tmovl %1, %%cr0\n\tud2" : : "m"(no_table), "r"(not_write_through | pe_and_et));
     __builtin_unreachable();
 }
 
