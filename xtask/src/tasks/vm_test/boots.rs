@@ -47,11 +47,12 @@ impl Boot {
         }
     }
 
-    /// The processor model of QEMU.
+    /// The processor model of QEMU. Without 5-level paging, since with it programs of the machine inside have died of wrong results of
+    /// `readlink` (QEMU 7.2, `max,-svm`).
     pub(super) fn cpu(self) -> &'static str {
         match self {
-            Self::Nested | Self::Shadow => "max",
-            Self::NoSvm => "max,-svm",
+            Self::Nested | Self::Shadow => "max,-la57",
+            Self::NoSvm => "max,-la57,-svm",
         }
     }
 

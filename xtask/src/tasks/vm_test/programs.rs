@@ -44,18 +44,13 @@ impl Program {
 /// Builds all programs.
 pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     progress("building the tests");
-    let mut command = workspace.cargo();
-    command.args([
-        "test",
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-    ]);
-    for package in PACKAGES {
-        command.args(["--package", package]);
-    }
-    command.args(["--test", "*", "--example", DEMO, "--bench", BENCHMARK]);
-    let messages = process::capture(&mut command).context("the tests do not build")?;
-    let mut programs: Vec<Program> = messages.lines().filter_map(program).collect();
+    let mut tests = workspace.cargo();
+    tests.args(["test", "--no-run", "--test", "*", "--bench", BENCHMARK]);
+    let mut programs = build_with(&mut tests, &PACKAGES)?;
+    // `cargo test` would make a test harness of it.
+    let mut demo = workspace.cargo();
+    demo.args(["build", "--example", DEMO]);
+    programs.extend(build_with(&mut demo, &["vellum-sandbox"])?);
     programs.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     for kind in [Kind::Tests, Kind::Demo, Kind::Benchmark] {
         if !programs.iter().any(|program| program.kind == kind) {
@@ -63,6 +58,15 @@ pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
         }
     }
     Ok(programs)
+}
+
+fn build_with(command: &mut Command, packages: &[&str]) -> Result<Vec<Program>> {
+    command.arg("--message-format=json-render-diagnostics");
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let messages = process::capture(command).context("the tests do not build")?;
+    Ok(messages.lines().filter_map(program).collect())
 }
 
 /// The program of one of cargo's messages, if it is about one.
