@@ -23,12 +23,19 @@ fn with_each_guest(test: impl Fn(&Engine, &GuestImage)) {
         }
         Err(error) => panic!("{error:?}"),
     };
-    let Some(elf) = vellum_test_guests::i686_c() else {
-        return skip("no compiler for 32-bit C guests");
-    };
-    let image = GuestImage::from_bytes(elf).expect("the guest is valid");
-    test(&engine, &image);
-    report("tests=1");
+    let guests = [
+        ("C", vellum_test_guests::i686_c()),
+        ("Rust", vellum_test_guests::i686_rust()),
+    ];
+    for (language, elf) in guests {
+        let Some(elf) = elf else {
+            skip(&format!("no compiler for 32-bit {language} guests"));
+            continue;
+        };
+        let image = GuestImage::from_bytes(elf).expect("the guest is valid");
+        test(&engine, &image);
+        report("tests=1");
+    }
 }
 
 fn skip(reason: &str) {
