@@ -31,6 +31,8 @@ const TSS_LIMIT: usize = TSS_LEN_BYTES + BITMAP_LEN_BYTES - 1;
 const GATE_LEN_BYTES: usize = 16;
 /// Exception vectors; interrupts do not exist.
 pub(super) const VECTORS: usize = 32;
+/// `int3`, which ring 3 may execute.
+const BREAKPOINT: usize = 3;
 /// The double fault, which gets a stack of its own.
 const DOUBLE_FAULT: usize = 8;
 
@@ -101,12 +103,16 @@ fn write_tss(page: &mut [u8; PAGE_LEN_BYTES]) {
     put(page, TSS + TSS_LEN_BYTES, &bitmap);
 }
 
-/// An interrupt gate to the monitor's stub for `vector`, callable by software interrupts of ring 0 only.
+/// An interrupt gate to the monitor's stub for `vector`. Software interrupts of ring 3 pass only the one for breakpoints: without
+/// that, `int3` is a general protection fault (Intel SDM volume 3, section 6.12.1.2).
 fn gate(vector: usize) -> u128 {
     const PRESENT_INTERRUPT_GATE: u128 = 0x8E00 << 32;
+    const FROM_RING_3: u128 = 0x6000 << 32;
     let handler = u128::from(monitor::stub_address(vector));
     let ist = if vector == DOUBLE_FAULT { 1 << 32 } else { 0 };
+    let privilege = if vector == BREAKPOINT { FROM_RING_3 } else { 0 };
     handler & 0xFFFF
+        | privilege
         | u128::from(selector::KERNEL_CODE) << 16
         | ist
         | PRESENT_INTERRUPT_GATE
