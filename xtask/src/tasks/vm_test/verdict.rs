@@ -8,6 +8,9 @@ use super::programs::Kind;
 use super::qemu::Ending;
 use super::transcript::{StepResult, TestResult, Transcript};
 
+/// What the tests must report of a machine with a hypervisor.
+const MODES: [&str; 2] = ["cow=guest", "cow=host"];
+
 /// A boot that ended.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -43,24 +46,32 @@ impl Outcome {
                 Some(result) => problems.extend(step_problems(step, result)),
             }
         }
-        problems.extend(self.engine_problem());
+        problems.extend(self.engine_problems());
         problems
     }
 
     /// A test that skips itself succeeds. Here it may do so only without a hypervisor, and must then.
-    fn engine_problem(&self) -> Option<String> {
-        let ran = self
-            .transcript
-            .engines
-            .iter()
-            .any(|line| line.contains(" tests="));
-        match (self.boot.has_hypervisor(), ran) {
-            (true, false) if !self.is_filtered() => {
-                Some("no test reported that it ran on a hypervisor".into())
-            }
-            (false, true) => Some("a test ran on a hypervisor where there is none".into()),
-            _ => None,
+    fn engine_problems(&self) -> Vec<String> {
+        let ran = |text: &str| {
+            self.transcript
+                .engines
+                .iter()
+                .any(|line| line.contains(text) && line.contains(" tests="))
+        };
+        if !self.boot.has_hypervisor() {
+            return ran("")
+                .then(|| "a test ran on a hypervisor where there is none".into())
+                .into_iter()
+                .collect();
         }
+        if self.is_filtered() {
+            return Vec::new();
+        }
+        MODES
+            .into_iter()
+            .filter(|mode| !ran(mode))
+            .map(|mode| format!("no test reported that it ran with {mode}"))
+            .collect()
     }
 
     fn is_filtered(&self) -> bool {

@@ -2,7 +2,8 @@ use super::*;
 use crate::tasks::vm_test::programs::Program;
 
 const PASSED: &str = "@vellum npt Y\n@vellum list 0\na: test\n@vellum start 0\ntest a ... ok\n\
-                      @vellum end 0 0\n@vellum engine engine=kvm suite=s tests=1\n@vellum done";
+                      @vellum end 0 0\n@vellum engine engine=kvm cow=guest-side suite=s tests=1\n\
+                      @vellum engine engine=kvm cow=host-side suite=s tests=1\n@vellum done";
 const SKIPPED: &str = "@vellum npt absent\n@vellum list 0\na: test\n@vellum start 0\ntest a ... ok\n\
                        @vellum end 0 0\n@vellum start 1\n\
                        demo failed: /dev/kvm does not exist; load the kvm_intel or kvm_amd module, or ..\n\
@@ -78,8 +79,8 @@ fn whatever_is_not_as_expected_is_a_problem() {
         ),
         (
             Boot::Nested,
-            PASSED.replace("tests=1", "skipped=x"),
-            "no test reported",
+            PASSED.replace("guest-side suite=s tests=1", "guest-side suite=s skipped=x"),
+            "ran with cow=guest",
         ),
         (Boot::Nested, String::new(), "did not start"),
         (Boot::Shadow, PASSED.to_owned(), "nested paging"),
