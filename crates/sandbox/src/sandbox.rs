@@ -431,7 +431,7 @@ impl Sandbox {
     /// Goes back, or over, to the state of a snapshot. What the guest did since leaves no trace.
     ///
     /// Going back to the snapshot that the sandbox stands on (the last one taken, restored to or made from) costs what changed
-    /// since. Going over to another one of the same image maps its pages anew.
+    /// since. After a call that went wrong everything is arranged anew, page tables and monitor included. Going over to another one of the same image maps its pages anew.
     ///
     /// # Errors
     /// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) for a snapshot of another image or of other sizes: the
@@ -461,8 +461,8 @@ impl Sandbox {
             Leaving::Uncleanly
         };
         self.health = Health::Dead;
-        if is_base {
-            self.instance.restore(leaving)?;
+        if is_base && leaving == Leaving::Cleanly {
+            self.instance.restore()?;
         } else {
             self.load(&snapshot.data, leaving)?;
         }

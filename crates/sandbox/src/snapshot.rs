@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
+use vellum_backend::hyperv::validate_for_hyperv;
+use vellum_backend::{VcpuState, VmError};
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, GuestKind, Gva, PAGE_SIZE};
 
@@ -173,6 +174,8 @@ fn user_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
 /// Takes the state of an instance: the pages that changed since its base become a new layer.
 pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> {
     let state = instance.save_state()?;
+    // A kernel can be in a state that no restore would be given: better to refuse it now than when it is too late.
+    validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
     let base = instance.base().clone();
     let changed = instance.changed_pages()?;
     let (layers, space) = if base.layers.len() < MAX_LAYERS {

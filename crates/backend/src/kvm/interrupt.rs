@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use kvm_bindings::kvm_run;
@@ -34,7 +34,7 @@ const PAGE_LEN_BYTES: usize = 4096;
 
 impl KvmInterrupter {
     pub(super) fn new(vcpu: &File) -> io::Result<Self> {
-        install_handler();
+        install_handler()?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
         let page = unsafe {
             rustix::mm::mmap(
@@ -101,10 +101,15 @@ impl Drop for KvmInterrupter {
     }
 }
 
-/// The kernel's number of this thread, asked once.
+/// The kernel's number of this thread, asked once; and with it the signal is let through, should the thread block it.
 fn this_thread() -> i32 {
     thread_local! {
-        static THREAD: i32 = rustix::thread::gettid().as_raw_nonzero().get();
+        static THREAD: i32 = {
+            if let Err(error) = vmm_sys_util::signal::unblock_signal(signal()) {
+                tracing::error!(%error, "cannot unblock the interruption signal on this thread");
+            }
+            rustix::thread::gettid().as_raw_nonzero().get()
+        };
     }
     THREAD.with(|thread| *thread)
 }
@@ -115,12 +120,13 @@ fn signal() -> i32 {
 }
 
 /// A handler must exist, or the signal would end the process; it has nothing to do.
-fn install_handler() {
+fn install_handler() -> io::Result<()> {
     extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        if let Err(error) = vmm_sys_util::signal::register_signal_handler(signal(), nothing) {
-            tracing::error!(%error, "cannot install the interruption signal's handler");
-        }
-    });
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| {
+            vmm_sys_util::signal::register_signal_handler(signal(), nothing)
+                .map_err(|error| error.errno())
+        })
+        .map_err(io::Error::from_raw_os_error)
 }

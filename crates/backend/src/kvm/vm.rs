@@ -75,6 +75,12 @@ impl KvmVm {
         let vm = retry(|| device.create_vm())
             .map_err(|error| VmError::hypervisor("KVM_CREATE_VM", error))?;
         let ring_pages = match config.tracking {
+            Tracking::FirstWrites if capabilities.dirty_ring_pages == 0 => {
+                return Err(VmError::hypervisor(
+                    "tracking first writes, which needs KVM_CAP_DIRTY_LOG_RING (linux 5.11),",
+                    io::ErrorKind::Unsupported,
+                ));
+            }
             Tracking::FirstWrites => capabilities.dirty_ring_pages,
             Tracking::None => 0,
         };
@@ -210,6 +216,8 @@ impl KvmVm {
     fn set_special(&mut self, state: &VcpuState) -> Result<(), VmError> {
         validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
         let sregs = registers::special_to_kvm(&state.special);
+        // Without a local APIC of its own KVM takes CR8 from here at each entry, after the special registers.
+        self.vcpu.get_kvm_run().cr8 = state.special.cr8;
         if self.capabilities.sync_regs {
             self.vcpu.sync_regs_mut().sregs = sregs;
             self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);

@@ -6,7 +6,7 @@ use vellum_backend::Vm;
 use vellum_layout::{Gpa, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET};
 use vellum_vmem::{Budget, Format, Walker};
 
-use super::{ChangedPage, Leaving};
+use super::ChangedPage;
 use crate::error::Failure;
 use crate::machine::monitor::{DemandZero, MAX_AREAS, MonitorData};
 use crate::memory::{Area, Backing, Geometry, GuestMemory, SpaceError, TableAccess};
@@ -64,24 +64,18 @@ impl GuestSide {
         Ok(())
     }
 
-    /// Undoes the monitor's edits.
+    /// Undoes the monitor's edits, after a clean exit.
     ///
     /// The log lies in the guest, out of ring 3's reach. Each entry is read once, and names a place, never a value: what is
-    /// written back comes from the host's own copy. After an unclean exit the log is not trusted at all.
+    /// written back comes from the host's own copy.
     pub(super) fn restore(
         &mut self,
         vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
-        leaving: Leaving,
     ) -> Result<(), Failure> {
         let frames = geometry.free_frames()?;
         let tables = geometry.tables()?;
-        if leaving == Leaving::Uncleanly {
-            self.put_back(memory, geometry, 0..self.pristine.len() as u64 * 8)?;
-            vm.publish_tables()?;
-            return set_allocator(memory, frames.start());
-        }
         let used = allocated_frames(memory, geometry)?;
         let Some(used_frames) = frames.part(0, used * PAGE_SIZE) else {
             return Ok(());

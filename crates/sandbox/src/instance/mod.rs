@@ -13,7 +13,7 @@ use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
 use vellum_layout::{
-    FAULT_RECORD_OFFSET, GpaRange, Gva, PAGE_SIZE, SCRATCH_TOP_SIZE_OFFSET,
+    FAULT_RECORD_OFFSET, GpaRange, Gva, SCRATCH_TOP_SIZE_OFFSET,
     SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
 };
 use zerocopy::IntoBytes;
@@ -34,7 +34,7 @@ pub(crate) use reach::ReachError;
 /// How the vCPU stands towards the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
-    /// It left by an idle exit of ring 3: only what ring 3 can reach has changed.
+    /// It left by an idle exit of ring 3: only what ring 3 can reach has changed, unless the guest had broken its monitor before.
     Cleanly,
     /// It left in any other way, or not at all.
     Uncleanly,
@@ -128,6 +128,10 @@ impl Instance {
         leaving: Leaving,
     ) -> Result<(), Failure> {
         self.vm.0.settle()?;
+        if leaving == Leaving::Uncleanly {
+            // Should the guest have broken its monitor, it may have changed what only the host writes.
+            self.write_fixed_frames()?;
+        }
         let present = self.base.layers.clone();
         self.load_over(snapshot, &present)?;
         self.load_state(leaving)
@@ -196,8 +200,10 @@ impl Instance {
     }
 
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
-    pub(crate) fn restore(&mut self, leaving: Leaving) -> Result<(), Failure> {
-        let leaving = self.really(leaving);
+    ///
+    /// Only after a clean exit: after any other, [`load`](Self::load) the same snapshot again.
+    pub(crate) fn restore(&mut self) -> Result<(), Failure> {
+        let leaving = self.really(Leaving::Cleanly);
         if leaving == Leaving::Uncleanly {
             self.vm.0.settle()?;
         }
@@ -207,17 +213,17 @@ impl Instance {
                 host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &contents)?;
             }
             CowState::Guest(guest) => {
-                guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, leaving)?;
-                // Another value of CR3 makes the processor forget translations; bit 3 has no meaning for its walk.
-                self.state.special.cr3 ^= CR3_PWT;
+                guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+                // Another value of CR3 than the one that it last ran with makes the processor forget translations; bit 3 has no
+                // meaning for its walk. A value that was only staged never reached it.
+                if self.has_run {
+                    self.state.special.cr3 ^= CR3_PWT;
+                }
             }
         }
         if self.geometry.user.is_some() {
             self.wipe_buffers()?;
             self.write_seed()?;
-            if leaving == Leaving::Uncleanly {
-                self.write_bookkeeping(self.base.generation)?;
-            }
         } else {
             self.wipe_scratch()?;
             self.write_bookkeeping(self.base.generation)?;
@@ -319,7 +325,8 @@ impl Instance {
         let start = self.memory.scratch_offset(tables);
         self.memory
             .scratch
-            .zero(start, self.tables_used * PAGE_SIZE)?;
+            .overlay_zeroed(start, tables.len_bytes())
+            .map_err(Failure::Memory)?;
         self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
         Ok(self.vm.0.publish_tables()?)
     }

@@ -8,15 +8,17 @@
 //! To the guest the page is read-only and executable, and holds nothing but its own snapshot's state. Running into it by itself
 //! only resets the guest's own registers.
 
-use vellum_backend::state::{Gprs, VcpuState, XSAVE_LEN_BYTES};
+use vellum_backend::state::{Gprs, VcpuState, XSAVE_LEN_BYTES, Xcr0};
 use vellum_layout::GvaRange;
 
 use crate::memory::PAGE_LEN_BYTES;
 
-/// State components that the page restores: x87, SSE, AVX and AVX-512. `xrstor` ignores those that XCR0 lacks, and takes as
-/// initial those that the area lacks.
+/// State components that the page restores: x87, SSE, AVX and AVX-512. `xrstor` does not ask for those that XCR0 lacks, and takes
+/// as initial those that the area lacks.
 const COMPONENTS: u64 = 0xE7;
 
+/// Offset of the area's list of components that are not in their initial configuration.
+const XSTATE_BV: usize = 512;
 /// Offset of the code behind the area.
 const CODE: usize = 0xF00;
 /// Where the code finds the values of RAX, RDX and RIP.
@@ -42,6 +44,8 @@ impl ResumePage {
     pub(crate) fn new(state: &VcpuState, at: GvaRange) -> Self {
         let mut bytes = Box::new([0; PAGE_LEN_BYTES]);
         bytes[..AREA_LEN_BYTES].copy_from_slice(&state.xsave.as_bytes()[..AREA_LEN_BYTES]);
+        let present = state.xsave.xstate_bv() & allowed_components(state);
+        bytes[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&present.to_le_bytes());
         let mut code = Vec::with_capacity(RAX - CODE);
         emit(&mut code, &[0x48, 0x0F, 0xAE, 0x2D], 0); // xrstor64 [rip + area]
         emit(&mut code, &[0x48, 0x8B, 0x05], RAX); // mov rax, [rip + ...]
@@ -73,6 +77,15 @@ impl ResumePage {
     /// The general registers with which the page is entered.
     pub(crate) fn entry(&self) -> &Gprs {
         &self.entry
+    }
+}
+
+/// The components that an area may name as present: `xrstor` raises #GP for one that XCR0 lacks (Intel SDM volume 1, section 13.8.1).
+/// Where the guest has no XCR0 of its own, ring 3 runs under the host's, which has all of them.
+fn allowed_components(state: &VcpuState) -> u64 {
+    match state.xcr0 {
+        Xcr0::RESET => COMPONENTS,
+        Xcr0(enabled) => COMPONENTS & enabled,
     }
 }
 

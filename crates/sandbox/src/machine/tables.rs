@@ -40,8 +40,14 @@ pub(crate) fn build(
     geometry: &Geometry,
     space: &Extents,
 ) -> Result<u64, BuildError> {
-    let mut builder = Builder::new(memory, geometry)?;
+    // The monitor copies pages of 4 KiB.
+    let user_leaf = match geometry.cow {
+        CowMode::GuestSide => PageSize::Size4KiB,
+        CowMode::HostSide => PageSize::Size2MiB,
+    };
+    let mut builder = Builder::new(memory, geometry)?.with_max_leaf(user_leaf);
     builder.map_user_areas(space)?;
+    let mut builder = builder.with_max_leaf(PageSize::Size2MiB);
     builder.map_io()?;
     builder.map_supervisor()?;
     if geometry.cow == CowMode::GuestSide {
@@ -80,6 +86,11 @@ impl<'a> Builder<'a> {
         let root = frames.allocate_table().ok_or(BuildError::NoFrames(0))?;
         let mapper = Mapper::new(TableAccess::new(memory), frames, root, Format::FOUR_LEVEL)?;
         Ok(Self { mapper, geometry })
+    }
+
+    fn with_max_leaf(mut self, size: PageSize) -> Self {
+        self.mapper = self.mapper.with_max_leaf(size);
+        self
     }
 
     fn map(&mut self, range: GvaRange, frame: Gpa, attrs: Attrs) -> Result<(), BuildError> {

@@ -476,3 +476,30 @@ fn file_offset_of_entry(elf: &[u8]) -> usize {
         });
     usize::try_from(offset.expect("the entry lies in a segment")).expect("an offset")
 }
+
+#[test]
+fn a_thread_that_blocks_all_signals_is_stopped_all_the_same() {
+    in_each_mode(|lab| {
+        let lab = lab.clone();
+        let thread = std::thread::spawn(move || {
+            block_all_signals();
+            let mut sandbox = lab.sandbox();
+            spin(
+                &mut sandbox,
+                &CallOptions::new().timeout(Duration::from_millis(5)),
+            )
+        });
+        let error = thread.join().expect("the thread ends");
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    });
+}
+
+#[expect(unsafe_code, reason = "changes this thread's signal mask")]
+fn block_all_signals() {
+    // SAFETY: the set is initialised by sigfillset before it is read; only the calling thread's mask changes.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+    }
+}

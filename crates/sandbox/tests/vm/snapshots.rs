@@ -392,3 +392,24 @@ fn eight_threads_restore_one_snapshot_at_once() {
         });
     });
 }
+
+#[test]
+fn restores_without_a_call_between_them_put_back_what_was_written_before() {
+    in_each_mode(|lab| {
+        let mut sandbox = lab.sandbox();
+        add_to_counter(&mut sandbox, 1);
+        for round in 0..3 {
+            let snapshot = sandbox.snapshot().expect("taken");
+            add_to_counter(&mut sandbox, 10);
+            for _ in 0..=round {
+                sandbox.restore(&snapshot).expect("restored");
+            }
+            // A translation that outlived the restores would show the page of before.
+            assert_eq!(counter(&mut sandbox), 1);
+            add_to_counter(&mut sandbox, 100);
+            assert_eq!(counter(&mut sandbox), 101);
+            sandbox.restore(&snapshot).expect("restored");
+            assert_eq!(counter(&mut sandbox), 1);
+        }
+    });
+}

@@ -1,4 +1,4 @@
-use vellum_backend::state::{Gprs, VcpuState, XSAVE_LEN_BYTES, XsaveArea};
+use vellum_backend::state::{Gprs, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
 use vellum_layout::{Gva, GvaRange, PAGE_SIZE};
 
 use super::ResumePage;
@@ -10,6 +10,8 @@ fn state() -> VcpuState {
     for (byte, value) in xsave.iter_mut().zip((0..=250_u8).cycle()) {
         *byte = value;
     }
+    // The list of present components is checked, not copied: x87 and SSE.
+    xsave[512..520].copy_from_slice(&3_u64.to_le_bytes());
     VcpuState {
         general: Gprs {
             rax: 0x1111_2222_3333_4444,
@@ -84,4 +86,24 @@ fn the_page_is_one_page_and_holds_nothing_else() {
     let code = usize::try_from(page.entry().rip - AT).expect("inside the page");
     assert!(page.bytes()[2688..code].iter().all(|byte| *byte == 0));
     assert!(page.bytes()[code + 0x98..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn the_area_names_only_components_that_the_guest_has() {
+    let with = |xstate_bv: u64, xcr0| {
+        let mut bytes = *XsaveArea::reset().as_bytes();
+        bytes[512..520].copy_from_slice(&xstate_bv.to_le_bytes());
+        let state = VcpuState {
+            xsave: XsaveArea::from_bytes(bytes),
+            xcr0,
+            ..VcpuState::default()
+        };
+        let at = GvaRange::literal(Gva::literal(0x1000), PAGE_SIZE);
+        let page = ResumePage::new(&state, at);
+        u64::from_le_bytes(page.bytes()[512..520].try_into().expect("8 bytes"))
+    };
+    // Protection keys (bit 9) are never among them; AVX-512 is where no XCR0 confines ring 3.
+    assert_eq!(with(0x2FF, Xcr0(7)), 7);
+    assert_eq!(with(0x203, Xcr0(7)), 3);
+    assert_eq!(with(0x2E7, Xcr0::RESET), 0xE7);
 }
