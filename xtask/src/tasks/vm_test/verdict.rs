@@ -46,6 +46,14 @@ impl Outcome {
                 Some(result) => problems.extend(step_problems(step, result)),
             }
         }
+        if self
+            .transcript
+            .steps
+            .values()
+            .all(|step| step.tests.is_empty())
+        {
+            problems.push("no test ran".into());
+        }
         problems.extend(self.engine_problems());
         problems
     }

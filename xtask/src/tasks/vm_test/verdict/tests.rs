@@ -83,6 +83,7 @@ fn whatever_is_not_as_expected_is_a_problem() {
             "ran with cow=guest",
         ),
         (Boot::Nested, String::new(), "did not start"),
+        (Boot::Nested, String::new(), "no test ran"),
         (Boot::Shadow, PASSED.to_owned(), "nested paging"),
         (
             Boot::NoSvm,
