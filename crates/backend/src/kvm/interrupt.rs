@@ -126,7 +126,7 @@ fn install_handler() -> io::Result<()> {
     INSTALLED
         .get_or_init(|| {
             vmm_sys_util::signal::register_signal_handler(signal(), nothing)
-                .map_err(|error| error.errno())
+                .map_err(vmm_sys_util::errno::Error::errno)
         })
         .map_err(io::Error::from_raw_os_error)
 }
