@@ -85,7 +85,11 @@ impl Interrupter for KvmInterrupter {
     }
 
     fn interrupt(&self) {
-        self.is_requested.store(true, Ordering::SeqCst);
+        // One signal for each request: real-time signals queue, and a thread that gets them faster than it handles them does
+        // nothing else. One suffices, because `immediate_exit` stays set until `leave`.
+        if self.is_requested.swap(true, Ordering::SeqCst) {
+            return;
+        }
         self.immediate_exit().store(1, Ordering::SeqCst);
         let thread = self.thread.load(Ordering::Acquire);
         // SAFETY: `tgkill` touches no memory. The caller holds the lock that keeps the thread in its call, so the number

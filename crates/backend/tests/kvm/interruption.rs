@@ -76,3 +76,37 @@ fn an_interrupter_outlives_its_vm() {
     interrupter.interrupt();
     interrupter.leave();
 }
+
+#[test]
+fn repeated_interruptions_are_one() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = guest(&kvm, &[0xEB, 0xFE], Protection::Write);
+    user_state().restore(&mut guest.vm).expect("restored");
+    let interrupter = guest.vm.interrupter();
+    let queued = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("SigQ:"))
+            .expect("a line");
+        let number = line.trim_start_matches("SigQ:").trim().split('/').next();
+        number
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("a number")
+    };
+    interrupter.enter();
+    // Blocked, so that what was sent stays queued.
+    vmm_sys_util::signal::block_signal(libc::SIGRTMIN()).expect("blocked");
+    let before = queued();
+    for _ in 0..1000 {
+        interrupter.interrupt();
+    }
+    let after = queued();
+    vmm_sys_util::signal::unblock_signal(libc::SIGRTMIN()).expect("unblocked");
+    assert!(
+        after <= before + 100,
+        "{before} signals were queued, then {after}"
+    );
+    assert_eq!(guest.vm.run().expect("ran"), Exit::Interrupted);
+    interrupter.leave();
+}
