@@ -47,6 +47,7 @@
 #define VELLUM_PORT_ABORT 0xE4
 #define VELLUM_PORT_FILL 0xE5
 #define VELLUM_PORT_FAULT 0xE6
+#define VELLUM_PORT_CHECKPOINT 0xE7
 
 /* EAX at the idle port. */
 #define VELLUM_IDLE_READY 0u
@@ -176,10 +177,27 @@ struct VELLUM_ALIGNED_ vellum_peb {
     uint64_t init_data_ptr;
     uint64_t init_data_len_bytes;
     uint64_t seed;
-    uint64_t file_mappings_ptr;
-    uint64_t file_mappings_count;
+    uint64_t mappings_ptr;
+    uint64_t mappings_count;
     uint32_t log_level;
     uint32_t flags;
+    uint64_t generation;
+    uint64_t scratch_ptr;
+    uint64_t scratch_len_bytes;
+    uint64_t scratch_gpa;
+};
+
+/* A file or memory of the host that is mapped for the guest. `ptr` is 0 in a kernel with paging, which maps `gpa` itself. */
+#define VELLUM_MAX_MAPPINGS 32
+#define VELLUM_MAX_LABEL_LEN_BYTES 32
+#define VELLUM_MAPPING_WRITABLE 1u
+struct VELLUM_ALIGNED_ vellum_mapping {
+    uint64_t gpa;
+    uint64_t ptr;
+    uint64_t len_bytes;
+    uint32_t flags;
+    uint32_t label_len_bytes;
+    char label[VELLUM_MAX_LABEL_LEN_BYTES];
 };
 
 /* PEB flag: write to each page of a destination before asking for a fill. */
@@ -317,13 +335,24 @@ _Noreturn void vellum_abort(uint32_t code);
 /* A number that differs between any two sandboxes, clones included. */
 uint64_t vellum_seed(void);
 
+/* The generation of the snapshot that this sandbox was made from or last restored to; 0 after a boot. */
+uint64_t vellum_generation(void);
+
+/* Asks the host for a snapshot of this moment and goes on, here and in every sandbox that is restored to it. Returns the
+ * generation, which is the one from before in the original and another one in a restored copy. */
+uint64_t vellum_checkpoint(uint32_t tag);
+
+/* The file or memory that the host has mapped with this label; NULL when there is none (any more). */
+const struct vellum_mapping *vellum_find_mapping(const char *label);
+
 /* C11 and later; a C++ compiler has its own spelling. */
 _Static_assert(sizeof(struct vellum_message_header) == 32, "message header has 32 bytes");
 _Static_assert(sizeof(struct vellum_slot) == 16, "slot has 16 bytes");
 _Static_assert(sizeof(struct vellum_fill_request) == 24, "fill request has 24 bytes");
 _Static_assert(sizeof(struct vellum_log_header) == 16, "log header has 16 bytes");
 _Static_assert(sizeof(struct vellum_panic_header) == 16, "panic header has 16 bytes");
-_Static_assert(sizeof(struct vellum_peb) == 128, "PEB has 128 bytes");
+_Static_assert(sizeof(struct vellum_peb) == 160, "PEB has 160 bytes");
+_Static_assert(sizeof(struct vellum_mapping) == 64, "mapping has 64 bytes");
 _Static_assert(sizeof(struct vellum_function) == 40, "function entry has 40 bytes");
 _Static_assert(offsetof(struct vellum_function, entry) == 32, "entry is the last field");
 
@@ -461,6 +490,31 @@ static size_t vellum_cut_(const char *text, size_t len_bytes, size_t limit)
 uint64_t vellum_seed(void)
 {
     return *(const volatile uint64_t *)&vellum_state.peb->seed;
+}
+
+uint64_t vellum_generation(void)
+{
+    return *(const volatile uint64_t *)&vellum_state.peb->generation;
+}
+
+uint64_t vellum_checkpoint(uint32_t tag)
+{
+    VELLUM_OUT_(VELLUM_PORT_CHECKPOINT, tag);
+    return vellum_generation();
+}
+
+const struct vellum_mapping *vellum_find_mapping(const char *label)
+{
+    const volatile struct vellum_peb *peb = vellum_state.peb;
+    const struct vellum_mapping *table = (const struct vellum_mapping *)(uintptr_t)peb->mappings_ptr;
+    const size_t label_len_bytes = vellum_text_len_(label);
+    for (uint64_t index = 0; index < peb->mappings_count; index++) {
+        if (table[index].label_len_bytes == label_len_bytes &&
+            memcmp(table[index].label, label, label_len_bytes) == 0) {
+            return &table[index];
+        }
+    }
+    return NULL;
 }
 
 _Noreturn void vellum_abort(uint32_t code)

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`port`] | the I/O ports through which a guest leaves to its host |
 //! | [`peb`] | the block that tells a starting guest where its buffers, heap and stack are |
+//! | [`mapping`] | the table of files and host memories that the host has mapped for the guest |
 //! | [`message`] | calls, replies and errors in the two buffers: writer, parser |
 //! | [`fill`] | how a guest fetches an argument that is larger than the buffer |
 //! | [`value`] | the types a call can carry |
@@ -59,6 +60,7 @@ pub mod fault;
 pub mod fill;
 pub mod function;
 pub mod log;
+pub mod mapping;
 pub mod message;
 pub mod note;
 pub mod peb;

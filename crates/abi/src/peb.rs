@@ -47,14 +47,25 @@ pub struct Peb {
     pub init_data_len_bytes: u64,
     /// A number that differs between any two sandboxes, clones of one snapshot included. Not secret-grade randomness.
     pub seed: u64,
-    /// Table of file mappings; 0 in this version.
-    pub file_mappings_ptr: u64,
-    /// Number of file mappings; 0 in this version.
-    pub file_mappings_count: u64,
+    /// Table of the files and host memories that the host has mapped for this guest:
+    /// [`MappingEntry`](crate::mapping::MappingEntry) behind one another. It may change while the guest waits for the host.
+    pub mappings_ptr: u64,
+    /// Number of entries of that table that are in use, at most [`MAX_MAPPINGS`](crate::mapping::MAX_MAPPINGS).
+    pub mappings_count: u64,
     /// Most verbose log level the host wants, as in [`crate::log::Level`]; 0 for none.
     pub log_level: u32,
     /// Bits that say how this host works: [`FLAG_TOUCH_BEFORE_FILL`]. Others are zero.
     pub flags: u32,
+    /// Generation of the snapshot that this sandbox was made from or last restored to; 0 for a guest that has booted. A guest
+    /// that finds another number than before it [asked for a snapshot](crate::port::Port::Checkpoint) is a restored copy.
+    pub generation: u64,
+    /// Kernel guests: where scratch begins, which ends with the bookkeeping page ([`vellum_layout`]). 0 for user guests.
+    pub scratch_ptr: u64,
+    /// Kernel guests: length of scratch.
+    pub scratch_len_bytes: u64,
+    /// Kernel guests: the guest-physical address of `scratch_ptr`. Any frame of scratch lies as far from it as its pointer lies
+    /// from `scratch_ptr`.
+    pub scratch_gpa: u64,
 }
 
 const _: () = {
@@ -64,6 +75,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Peb, init_data_ptr) == 80);
     assert!(core::mem::offset_of!(Peb, seed) == 96);
     assert!(core::mem::offset_of!(Peb, log_level) == 120);
+    assert!(core::mem::offset_of!(Peb, generation) == 128);
 };
 
 /// A PEB that a guest cannot start from.
@@ -112,7 +124,7 @@ pub enum PebError {
 
 impl Peb {
     /// Size of the structure.
-    pub const LEN_BYTES: usize = 128;
+    pub const LEN_BYTES: usize = 160;
 
     /// A block with magic, version and size filled in and everything else zero.
     #[must_use]
@@ -120,7 +132,7 @@ impl Peb {
         Self {
             magic: PEB_MAGIC,
             abi_version: ABI_VERSION,
-            size_bytes: 128,
+            size_bytes: 160,
             input_ptr: 0,
             input_len_bytes: 0,
             output_ptr: 0,
@@ -132,10 +144,14 @@ impl Peb {
             init_data_ptr: 0,
             init_data_len_bytes: 0,
             seed: 0,
-            file_mappings_ptr: 0,
-            file_mappings_count: 0,
+            mappings_ptr: 0,
+            mappings_count: 0,
             log_level: 0,
             flags: 0,
+            generation: 0,
+            scratch_ptr: 0,
+            scratch_len_bytes: 0,
+            scratch_gpa: 0,
         }
     }
 
@@ -228,10 +244,10 @@ mod tests {
             ),
             (
                 Peb {
-                    size_bytes: 127,
+                    size_bytes: 159,
                     ..sound()
                 },
-                PebError::Size(127),
+                PebError::Size(159),
             ),
             (
                 Peb {

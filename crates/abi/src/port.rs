@@ -1,7 +1,7 @@
 //! The I/O ports through which a guest leaves to its host.
 //!
 //! A guest executes `out imm8, eax`. All numbers fit the 8-bit immediate form of the instruction (Intel SDM
-//! volume 2, "OUT"), which needs no register for the port. They lie in 0xE0..=0xE6, above the legacy devices that a
+//! volume 2, "OUT"), which needs no register for the port. They lie in 0xE0..=0xE7, above the legacy devices that a
 //! hypervisor might emulate in its kernel (PIC 0x20, PIT 0x40, keyboard 0x60, A20 0x92, second PIC 0xA0).
 
 use thiserror::Error;
@@ -24,6 +24,10 @@ pub enum Port {
     Fill = 0xE5,
     /// The monitor has written a [`FaultRecord`](crate::fault::FaultRecord). Guest functions in ring 3 may not use it.
     Fault = 0xE6,
+    /// The guest asks its host for a snapshot of this moment; EAX is a tag of its choice that the host gets with the snapshot.
+    /// The guest goes on behind the instruction, now and in every sandbox that is restored to the snapshot; the PEB's
+    /// [`generation`](crate::peb::Peb::generation) tells which it is.
+    Checkpoint = 0xE7,
 }
 
 /// EAX at [`Port::Idle`]: the guest is initialised and there is no reply.
@@ -41,7 +45,7 @@ pub const ABORT_PANIC_BEFORE_START: u32 = 0xFFFF_FF02;
 pub const ABORT_NESTED_PANIC: u32 = 0xFFFF_FF03;
 
 /// Every port of the ABI, in ascending order.
-pub const ALL: [Port; 7] = [
+pub const ALL: [Port; 8] = [
     Port::Idle,
     Port::HostCall,
     Port::Log,
@@ -49,16 +53,18 @@ pub const ALL: [Port; 7] = [
     Port::Abort,
     Port::Fill,
     Port::Fault,
+    Port::Checkpoint,
 ];
 
 /// The ports that ring-3 guest code may use; all but [`Port::Fault`], which is the monitor's.
-pub const USER: [Port; 6] = [
+pub const USER: [Port; 7] = [
     Port::Idle,
     Port::HostCall,
     Port::Log,
     Port::Panic,
     Port::Abort,
     Port::Fill,
+    Port::Checkpoint,
 ];
 
 /// A port number that the ABI does not name.
@@ -86,6 +92,7 @@ impl TryFrom<u16> for Port {
             0xE4 => Self::Abort,
             0xE5 => Self::Fill,
             0xE6 => Self::Fault,
+            0xE7 => Self::Checkpoint,
             other => return Err(UnknownPort(other)),
         })
     }

@@ -11,6 +11,7 @@ use vellum_abi::fault::FaultRecord;
 use vellum_abi::fill::FillRequest;
 use vellum_abi::function::FunctionEntry;
 use vellum_abi::log::{Level, LogHeader, PanicHeader};
+use vellum_abi::mapping::{FLAG_WRITABLE, MAX_LABEL_LEN_BYTES, MAX_MAPPINGS, MappingEntry};
 use vellum_abi::message::{
     ErrorCode, FLAG_EXTERNAL, MAX_ERROR_TEXT_LEN_BYTES, MAX_SLOTS, MIN_BUFFER_LEN_BYTES,
     MessageHeader, MessageKind, Slot,
@@ -53,7 +54,9 @@ fn checks() -> Vec<(String, u64)> {
     structure!(checks, "vellum_peb", Peb =>
         magic abi_version size_bytes input_ptr input_len_bytes output_ptr output_len_bytes
         heap_ptr heap_len_bytes stack_top stack_len_bytes init_data_ptr init_data_len_bytes seed
-        file_mappings_ptr file_mappings_count log_level flags);
+        mappings_ptr mappings_count log_level flags generation scratch_ptr scratch_len_bytes scratch_gpa);
+    structure!(checks, "vellum_mapping", MappingEntry =>
+        gpa ptr len_bytes flags label_len_bytes label);
     checks
 }
 
@@ -69,6 +72,9 @@ fn constants() -> Vec<(String, u64)> {
         ("MAX_ERROR_TEXT_LEN_BYTES", MAX_ERROR_TEXT_LEN_BYTES as u64),
         ("MIN_BUFFER_LEN_BYTES", MIN_BUFFER_LEN_BYTES as u64),
         ("FLAG_EXTERNAL", u64::from(FLAG_EXTERNAL)),
+        ("MAX_MAPPINGS", MAX_MAPPINGS as u64),
+        ("MAX_LABEL_LEN_BYTES", MAX_LABEL_LEN_BYTES as u64),
+        ("MAPPING_WRITABLE", u64::from(FLAG_WRITABLE)),
         ("OK", 0),
     ];
     let ports = [
@@ -79,6 +85,7 @@ fn constants() -> Vec<(String, u64)> {
         ("PORT_ABORT", Port::Abort),
         ("PORT_FILL", Port::Fill),
         ("PORT_FAULT", Port::Fault),
+        ("PORT_CHECKPOINT", Port::Checkpoint),
     ];
     constants.extend(ports.map(|(name, port)| (name, u64::from(port.number()))));
     let types = [

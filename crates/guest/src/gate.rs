@@ -27,6 +27,7 @@ impl Gate for PortGate {
             Port::Abort => out::<{ Port::Abort as u8 }>(eax),
             Port::Fill => out::<{ Port::Fill as u8 }>(eax),
             Port::Fault => out::<{ Port::Fault as u8 }>(eax),
+            Port::Checkpoint => out::<{ Port::Checkpoint as u8 }>(eax),
         }
     }
 }

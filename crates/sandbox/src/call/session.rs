@@ -152,7 +152,7 @@ impl Session<'_> {
                 Ok(Port::Panic) => return Err(self.panicked()),
                 Ok(Port::Abort) => return Err(Failure::Abort { code: data }),
                 Ok(Port::Fault) => return Err(self.faulted()),
-                Err(_) => return Err(Failure::ForbiddenPort { port }),
+                Ok(Port::Checkpoint) | Err(_) => return Err(Failure::ForbiddenPort { port }),
             }
         }
     }
