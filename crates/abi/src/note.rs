@@ -78,8 +78,14 @@ impl Note {
     /// The note of an amd64 user guest.
     pub const AMD64_USER: Self = Self::new(GuestKind::Amd64User);
 
+    /// The note of an amd64 kernel on page tables that the host has built.
+    pub const AMD64_KERNEL: Self = Self::new(GuestKind::Amd64Kernel);
+
     /// The note of an i686 kernel without paging.
     pub const I686_IDENTITY: Self = Self::new(GuestKind::I686Identity);
+
+    /// The note of an i686 kernel on page tables that the host has built.
+    pub const I686_PAGED: Self = Self::new(GuestKind::I686Paged);
 
     /// The note of a guest of kind `kind`, for this version of the ABI.
     #[must_use]

@@ -56,7 +56,7 @@
 //!
 //! A kernel for i686 needs a target without SSE and x87, neither of which it may use before it has set them up: a
 //! target specification with `"rustc-abi": "softfloat"`, and `core` and `alloc` built for it (`-Zbuild-std`).
-//! `guests/i686-kernel` in Vellum's repository has one.
+//! `guests/kernel` in Vellum's repository has one.
 //!
 //! # Cost
 //!
@@ -82,6 +82,7 @@ mod heap;
 mod host;
 #[cfg(target_arch = "x86")]
 mod i686;
+pub mod kernel;
 mod link;
 mod logging;
 mod panic;
@@ -96,7 +97,7 @@ pub use vellum_abi as abi;
 pub use vellum_guest_macros::{guest_function, host_functions};
 
 pub use crate::host::HostError;
-pub use crate::runtime::{abort, init_data, seed};
+pub use crate::runtime::{abort, checkpoint, find_mapping, generation, init_data, mappings, seed};
 pub use crate::value::{GuestError, GuestValue, HostArgument, Returned};
 
 /// What the macros expand to, and what tests of the guest library itself use. Not for guests; no promise of stability.
@@ -108,7 +109,7 @@ pub mod rt {
     pub use crate::host::{call_host, call_host_on};
     pub use crate::link::Link;
     pub use crate::panic::report as report_panic;
-    pub use crate::runtime::{idle, peb, peb_address, serve, start};
+    pub use crate::runtime::{idle, peb, peb_address, serve, start, start_kernel};
     pub use crate::table::{Export, Import, Thunk};
     pub use crate::value::Outgoing;
     pub use alloc::string::String;

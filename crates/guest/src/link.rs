@@ -103,8 +103,13 @@ impl<'g> Link<'g> {
     }
 }
 
-/// The pointer with an address that the host gave.
+/// The pointer to bytes at an address that the host gave.
 pub(crate) fn address(address: u64) -> *mut u8 {
+    pointer(address)
+}
+
+/// The pointer with an address that the host gave.
+pub(crate) fn pointer<T>(address: u64) -> *mut T {
     // A guest's own addresses fit its own pointers.
     core::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0))
 }

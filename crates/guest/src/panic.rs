@@ -30,6 +30,19 @@ pub fn report(info: &PanicInfo<'_>) -> ! {
     give_up(ABORT_NESTED_PANIC)
 }
 
+/// Tells the host that an exception ends the guest. The record names "exception" as the file and the vector as the line.
+pub(crate) fn report_exception(vector: u32, message: core::fmt::Arguments<'_>) -> ! {
+    let Some(link) = runtime::link() else {
+        give_up(ABORT_PANIC_BEFORE_START);
+    };
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        give_up(ABORT_NESTED_PANIC);
+    }
+    link.with_output(|output| write_record(output, "exception", [vector, 0], message));
+    link.exit(Port::Panic, 0);
+    give_up(ABORT_NESTED_PANIC)
+}
+
 /// Leaves through the abort port, for good.
 pub(crate) fn give_up(code: u32) -> ! {
     loop {

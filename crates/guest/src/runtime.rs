@@ -7,12 +7,13 @@
 
 use core::cell::Cell;
 
+use vellum_abi::mapping::{MAX_MAPPINGS, MappingEntry};
 use vellum_abi::peb::Peb;
 use vellum_abi::port::{ABORT_BAD_PEB, IDLE_READY, IDLE_REPLY, Port};
 
 use crate::dispatch::Session;
 use crate::gate::PortGate;
-use crate::link::{Link, address};
+use crate::link::{Link, address, pointer};
 use crate::table::{Export, Import};
 use crate::{heap, logging, panic};
 
@@ -75,6 +76,18 @@ pub unsafe fn start(peb: *const Peb, functions: [*const Export; 2], imports: *co
     logging::install(block.log_level);
 }
 
+/// Initialises a kernel with paging: exceptions first, then as [`start`].
+///
+/// # Safety
+/// As for [`start`], in ring 0 on page tables that the host has built.
+pub unsafe fn start_kernel(peb: *const Peb, functions: [*const Export; 2], imports: *const Import) {
+    // SAFETY: the caller promises what both ask for.
+    unsafe {
+        crate::kernel::start(peb);
+        start(peb, functions, imports);
+    }
+}
+
 /// Tells the host that the guest is ready, then answers calls for ever.
 pub fn idle() -> ! {
     if let Some(state) = STATE.get().get() {
@@ -104,6 +117,60 @@ pub fn seed() -> u64 {
     // SAFETY: `start` checked the PEB, which stays mapped and readable. The host rewrites the seed between calls,
     // hence volatile.
     unsafe { (&raw const (*peb).seed).read_volatile() }
+}
+
+/// The generation of the snapshot that this sandbox was made from or last restored to; 0 in one that has booted.
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn generation() -> u64 {
+    let peb = state().peb;
+    // SAFETY: as for the seed.
+    unsafe { (&raw const (*peb).generation).read_volatile() }
+}
+
+/// Asks the host for a snapshot of this moment and returns the generation afterwards: the same as before in this sandbox,
+/// another one in those that are made from the snapshot or restored to it, which go on from here as well. The host gets
+/// `tag` with the snapshot.
+///
+/// ```ignore
+/// let before = vellum_guest::generation();
+/// if vellum_guest::checkpoint(1) != before {
+///     // This is a copy: take up connections again, draw new random numbers.
+/// }
+/// ```
+///
+/// # Panics
+/// When called outside a guest.
+pub fn checkpoint(tag: u32) -> u64 {
+    state().link.exit(Port::Checkpoint, tag);
+    generation()
+}
+
+/// The files and memories that the host has mapped for this guest, as the table says now. The host may change the table whenever
+/// it runs: during calls that wait for it and between calls.
+///
+/// # Panics
+/// When called outside a guest.
+pub fn mappings() -> impl Iterator<Item = MappingEntry> {
+    let peb = peb();
+    let count = usize::try_from(peb.mappings_count)
+        .unwrap_or(0)
+        .min(MAX_MAPPINGS);
+    let table = pointer::<MappingEntry>(peb.mappings_ptr);
+    // SAFETY: the host keeps `mappings_count` entries mapped and readable; they are plain numbers. Volatile, because the host
+    // changes them.
+    (0..count).map(move |index| unsafe { table.add(index).read_volatile() })
+}
+
+/// The mapping with this label, if there is one (any more).
+///
+/// # Panics
+/// When called outside a guest.
+#[must_use]
+pub fn find_mapping(label: &str) -> Option<MappingEntry> {
+    mappings().find(|mapping| mapping.label() == Some(label))
 }
 
 /// The data that the embedder gave to this guest at its start; empty when there is none.

@@ -1,5 +1,5 @@
 //! Builds the guests of this repository with the tools that are at hand: the amd64 Rust guest with the cargo that runs
-//! this script, the C guests with the C compiler, if there is one, and the i686 Rust kernel with any Rust toolchain that
+//! this script, the C guests with the C compiler, if there is one, and the Rust kernels with any Rust toolchain that
 //! can build for a target of one's own, if there is one.
 
 mod c_guest;
@@ -26,7 +26,7 @@ const SOURCES: [&str; 16] = [
     "guests/Cargo.toml",
     "guests/c-i686",
     "guests/c-user",
-    "guests/i686-kernel",
+    "guests/kernel",
     "guests/rust-user",
 ];
 
@@ -44,8 +44,9 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CC");
 
     rust_guest::build_user(root, &out);
-    let elf = rust_guest::build_i686(root, &out);
-    write_option(&out, "i686_rust", elf.as_deref());
+    for (name, elf) in rust_guest::build_kernels(root, &out) {
+        write_option(&out, name, elf.as_deref());
+    }
     for guest in [c_guest::USER, c_guest::I686] {
         let elf = c_guest::build(&guest, root, &out);
         write_option(&out, guest.name, elf.as_deref());

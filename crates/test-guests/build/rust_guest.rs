@@ -8,44 +8,65 @@ use std::process::Command;
 
 use crate::variable;
 
-/// A package of the guests' workspace.
+/// A program of the guests' workspace.
 struct Guest {
-    package: &'static str,
+    /// Cargo's name of the program.
+    binary: &'static str,
     /// Name of the file in `OUT_DIR`, and of the function in `src/lib.rs`.
     name: &'static str,
-    /// Cargo's name of the target.
-    target: &'static str,
 }
 
-/// The amd64 user guest, for the target of `guests/.cargo/config.toml`.
+/// The amd64 user guest, for [`USER_TARGET`].
 const USER: Guest = Guest {
-    package: "vellum-guest-rust",
+    binary: "vellum-guest-rust",
     name: "rust_user",
-    target: "x86_64-unknown-linux-gnu",
 };
 
-/// The i686 kernel, for the target that [`I686_TARGET_FILE`] specifies.
-const I686: Guest = Guest {
-    package: "vellum-guest-i686",
-    name: "i686_rust",
-    target: "i686-vellum-none",
-};
+/// The target of `guests/.cargo/config.toml`.
+const USER_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// From `guests/`. No target that toolchains come with has neither SSE nor x87.
-const I686_TARGET_FILE: &str = "i686-kernel/i686-vellum-none.json";
+/// Kernels of `guests/kernel` for one target of their own: no target that toolchains come with has neither SSE nor x87 and static
+/// code at low addresses.
+struct KernelTarget {
+    /// Cargo's name of the target.
+    name: &'static str,
+    /// The file that specifies it, from `guests/`.
+    file: &'static str,
+    kernels: &'static [Guest],
+}
 
-/// The first release whose cargo takes target specifications from a file as [`I686_FLAGS`] asks for it; also the
+const KERNEL_TARGETS: [KernelTarget; 2] = [
+    KernelTarget {
+        name: "i686-vellum-none",
+        file: "kernel/i686-vellum-none.json",
+        kernels: &[
+            Guest {
+                binary: "vellum-kernel-identity",
+                name: "i686_rust",
+            },
+            Guest {
+                binary: "vellum-kernel-paged",
+                name: "i686_paged",
+            },
+        ],
+    },
+    KernelTarget {
+        name: "x86_64-vellum-none",
+        file: "kernel/x86_64-vellum-none.json",
+        kernels: &[Guest {
+            binary: "vellum-kernel-paged",
+            name: "amd64_kernel",
+        }],
+    },
+];
+
+/// The first release whose cargo takes target specifications from a file as [`KERNEL_FLAGS`] asks for it; also the
 /// `rust-version` of this repository.
-const I686_LEAST_MINOR_VERSION: u32 = 95;
+const KERNEL_LEAST_MINOR_VERSION: u32 = 95;
 
 /// A target of one's own needs `core` and `alloc` built for it, which stable toolchains can do when told to act as
 /// the compiler of the standard library does: by `RUSTC_BOOTSTRAP`.
-const I686_FLAGS: [&str; 4] = [
-    "-Zbuild-std=core,alloc",
-    "-Zjson-target-spec",
-    "--target",
-    I686_TARGET_FILE,
-];
+const KERNEL_FLAGS: [&str; 2] = ["-Zbuild-std=core,alloc", "-Zjson-target-spec"];
 
 /// A cargo and a rustc that belong together.
 struct Toolchain {
@@ -59,61 +80,100 @@ struct Toolchain {
 pub(crate) fn build_user(root: &Path, out: &Path) {
     let target_directory = out.join("rust-target");
     let mut cargo = Command::new(variable("CARGO"));
-    let paths = remapped_paths(root);
-    prepare(&mut cargo, root, &USER, &paths);
+    prepare(&mut cargo, root, USER_TARGET, &remapped_paths(root));
     cargo.arg("build");
-    build(&mut cargo, &USER, &target_directory, out);
+    build(&mut cargo, &[USER], &target_directory);
+    copy_elf(&USER, &target_directory.join(USER_TARGET), out);
 }
 
-/// Builds `guests/i686-kernel` and returns its ELF, or says why it cannot.
-pub(crate) fn build_i686(root: &Path, out: &Path) -> Option<PathBuf> {
-    let Some(toolchain) = i686_toolchain() else {
+/// Builds `guests/kernel` for each of its machines. Returns the names of the kernels and their ELF files, or says why there are
+/// none.
+pub(crate) fn build_kernels(root: &Path, out: &Path) -> Vec<(&'static str, Option<PathBuf>)> {
+    let toolchain = kernel_toolchain();
+    if toolchain.is_none() {
         println!(
-            "cargo::warning=guests/i686-kernel is not built and its tests are skipped: there is no Rust toolchain from \
-             1.{I686_LEAST_MINOR_VERSION} with the sources of the standard library (Debian: apt-get install rustc-web \
+            "cargo::warning=guests/kernel is not built and its tests are skipped: there is no Rust toolchain from \
+             1.{KERNEL_LEAST_MINOR_VERSION} with the sources of the standard library (Debian: apt-get install rustc-web \
              cargo-web rust-web-src; rustup: rustup component add rust-src; then cargo clean -p vellum-test-guests)"
         );
-        return None;
-    };
-    let mut paths = remapped_paths(root);
-    paths.push((toolchain.sources.clone(), "rust"));
-    let mut fetch = i686_cargo(&toolchain, root, &paths);
-    let is_fetched = fetch
-        .arg("fetch")
-        .args(I686_FLAGS)
-        .status()
-        .is_ok_and(|status| status.success());
-    if !is_fetched {
-        println!(
-            "cargo::warning=guests/i686-kernel is not built and its tests are skipped: what the standard library \
-             depends on could not be fetched, see the build script's output"
-        );
-        return None;
     }
-    let mut cargo = i686_cargo(&toolchain, root, &paths);
-    cargo.arg("build").args(I686_FLAGS);
-    Some(build(&mut cargo, &I686, &out.join("i686-target"), out))
+    KERNEL_TARGETS
+        .iter()
+        .flat_map(|target| {
+            let is_built = toolchain
+                .as_ref()
+                .is_some_and(|toolchain| build_kernel_target(toolchain, target, root, out));
+            let elf = move |guest: &Guest| {
+                let directory = kernel_directory(out).join(target.name);
+                is_built.then(|| copy_elf(guest, &directory, out))
+            };
+            target
+                .kernels
+                .iter()
+                .map(move |guest| (guest.name, elf(guest)))
+        })
+        .collect()
 }
 
-fn i686_cargo(toolchain: &Toolchain, root: &Path, paths: &[(PathBuf, &str)]) -> Command {
+/// Where the kernels of all targets are built.
+fn kernel_directory(out: &Path) -> PathBuf {
+    out.join("kernel-target")
+}
+
+/// Builds the kernels of one target; `false`, after a warning, if what they depend on cannot be fetched.
+fn build_kernel_target(
+    toolchain: &Toolchain,
+    target: &KernelTarget,
+    root: &Path,
+    out: &Path,
+) -> bool {
+    let mut fetch = kernel_cargo(toolchain, target, root, "fetch");
+    let is_fetched = fetch.status().is_ok_and(|status| status.success());
+    if !is_fetched {
+        println!(
+            "cargo::warning=guests/kernel is not built for {} and its tests are skipped: what the standard library \
+             depends on could not be fetched, see the build script's output",
+            target.name
+        );
+        return false;
+    }
+    let mut cargo = kernel_cargo(toolchain, target, root, "build");
+    build(&mut cargo, target.kernels, &kernel_directory(out));
+    true
+}
+
+/// A cargo that works on the guests' workspace for a target of its own.
+fn kernel_cargo(
+    toolchain: &Toolchain,
+    target: &KernelTarget,
+    root: &Path,
+    command: &str,
+) -> Command {
+    let mut paths = remapped_paths(root);
+    paths.push((toolchain.sources.clone(), "rust"));
     let mut cargo = Command::new(&toolchain.cargo);
-    prepare(&mut cargo, root, &I686, paths);
+    prepare(&mut cargo, root, target.name, &paths);
     cargo
         .env("RUSTC", &toolchain.rustc)
-        .env("RUSTC_BOOTSTRAP", "1");
+        .env("RUSTC_BOOTSTRAP", "1")
+        .arg(command)
+        .args(KERNEL_FLAGS)
+        .args(["--target", target.file]);
     cargo
 }
 
 /// The toolchain that runs this script, or else the one that a distribution installs, if it has what a target of
 /// one's own takes.
-fn i686_toolchain() -> Option<Toolchain> {
+fn kernel_toolchain() -> Option<Toolchain> {
     let candidates = [
         (variable("CARGO"), variable("RUSTC")),
         ("/usr/bin/cargo".into(), "/usr/bin/rustc".into()),
     ];
     candidates
         .into_iter()
-        .filter(|(_, rustc)| minor_version(rustc).is_some_and(|it| it >= I686_LEAST_MINOR_VERSION))
+        .filter(|(_, rustc)| {
+            minor_version(rustc).is_some_and(|it| it >= KERNEL_LEAST_MINOR_VERSION)
+        })
         .find_map(|(cargo, rustc)| {
             let sources = Path::new(&output_of(&rustc, &["--print", "sysroot"])?)
                 .join("lib/rustlib/src/rust");
@@ -142,34 +202,38 @@ fn output_of(command: &OsString, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| line.to_owned())
 }
 
-/// Runs a prepared `cargo build` and copies the ELF to `out`.
-fn build(cargo: &mut Command, guest: &Guest, target_directory: &Path, out: &Path) -> PathBuf {
+/// Runs a prepared `cargo build` for some programs.
+fn build(cargo: &mut Command, guests: &[Guest], target_directory: &Path) {
+    for guest in guests {
+        cargo.args(["--bin", guest.binary]);
+    }
     let status = cargo
-        .args(["--release", "--package", guest.package, "--target-dir"])
+        .args(["--release", "--target-dir"])
         .arg(target_directory)
         .status()
         .expect("cargo can be started");
     assert!(
         status.success(),
         "building {} failed, see above",
-        guest.package
+        guests[0].binary
     );
-    let from = target_directory
-        .join(guest.target)
-        .join("release")
-        .join(guest.package);
+}
+
+/// Copies a program from the directory of its target to `out`.
+fn copy_elf(guest: &Guest, target_directory: &Path, out: &Path) -> PathBuf {
+    let from = target_directory.join("release").join(guest.binary);
     let elf = out.join(guest.name).with_extension("elf");
     fs::copy(from, &elf).expect("cargo leaves the guest where it always does");
     elf
 }
 
 /// Makes a cargo one of the guests' workspace.
-fn prepare(cargo: &mut Command, root: &Path, guest: &Guest, paths: &[(PathBuf, &str)]) {
+fn prepare(cargo: &mut Command, root: &Path, target: &str, paths: &[(PathBuf, &str)]) {
     clean_environment(cargo);
     // Cargo looks for .cargo/config.toml from the working directory upward.
     cargo
         .current_dir(root.join("guests"))
-        .args(["--config", &remap_setting(guest.target, paths)]);
+        .args(["--config", &remap_setting(target, paths)]);
 }
 
 /// Directories of this machine and what to call them.

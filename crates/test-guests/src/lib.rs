@@ -22,9 +22,21 @@ pub fn i686_c() -> Option<&'static [u8]> {
     include!(concat!(env!("OUT_DIR"), "/i686_c.rs"))
 }
 
-/// The 32-bit Rust kernel, `guests/i686-kernel`: a static ELF, or `None` when there was no Rust toolchain for it at build
+/// The 32-bit Rust kernel without paging, `guests/kernel`: a static ELF, or `None` when there was no Rust toolchain for it at build
 /// time. It needs one with the sources of the standard library; the build says what to install.
 #[must_use]
 pub fn i686_rust() -> Option<&'static [u8]> {
     include!(concat!(env!("OUT_DIR"), "/i686_rust.rs"))
+}
+
+/// The 32-bit Rust kernel on page tables that the host builds, `guests/kernel`: a static ELF, or `None` as for [`i686_rust`].
+#[must_use]
+pub fn i686_paged() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/i686_paged.rs"))
+}
+
+/// The 64-bit Rust kernel, `guests/kernel`: a static ELF, or `None` as for [`i686_rust`].
+#[must_use]
+pub fn amd64_kernel() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/amd64_kernel.rs"))
 }

@@ -90,8 +90,86 @@ fn write(address: usize, value: u32) {
     };
 }
 
+/// Copies bytes between any two addresses.
+fn copy(from: usize, to: usize, len_bytes: usize) {
+    let from = ptr::with_exposed_provenance::<u8>(from);
+    // SAFETY: none that this function could check: the caller answers for what lies at the addresses.
+    unsafe { from.copy_to(ptr::with_exposed_provenance_mut(to), len_bytes) };
+}
+
 fn pointer(address: u64) -> Result<usize, GuestError> {
     usize::try_from(address).map_err(|_| GuestError::new("address of more than 32 bits"))
+}
+
+/// The bytes at an address.
+#[guest_function]
+fn peek(address: u64, len_bytes: u32) -> Result<Vec<u8>, GuestError> {
+    let mut bytes = alloc::vec![0; len_bytes as usize];
+    copy(
+        pointer(address)?,
+        bytes.as_mut_ptr().expose_provenance(),
+        bytes.len(),
+    );
+    Ok(bytes)
+}
+
+/// Writes bytes to an address.
+#[guest_function]
+fn poke(address: u64, bytes: &[u8]) -> Result<(), GuestError> {
+    copy(
+        bytes.as_ptr().expose_provenance(),
+        pointer(address)?,
+        bytes.len(),
+    );
+    Ok(())
+}
+
+/// The word of eight bytes with this index in the heap, whatever the allocator keeps there; 0 where nothing was written yet.
+#[guest_function]
+fn heap_word(index: u64) -> Result<u64, GuestError> {
+    let address = heap_address(index)?;
+    Ok(u64::from(read(address)) | u64::from(read(address + 4)) << 32)
+}
+
+/// Writes such a word. Low ones may belong to the allocator.
+#[guest_function]
+fn set_heap_word(index: u64, value: u64) -> Result<(), GuestError> {
+    let address = heap_address(index)?;
+    let bytes = value.to_le_bytes();
+    copy(bytes.as_ptr().expose_provenance(), address, bytes.len());
+    Ok(())
+}
+
+fn heap_address(index: u64) -> Result<usize, GuestError> {
+    let peb = vellum_guest::rt::peb();
+    let offset = index
+        .checked_mul(8)
+        .filter(|offset| {
+            offset
+                .checked_add(8)
+                .is_some_and(|end| end <= peb.heap_len_bytes)
+        })
+        .ok_or_else(|| GuestError::new("the heap has fewer words"))?;
+    pointer(peb.heap_ptr + offset)
+}
+
+#[guest_function]
+fn heap_len() -> u64 {
+    vellum_guest::rt::peb().heap_len_bytes
+}
+
+#[guest_function]
+fn heap_start() -> u64 {
+    vellum_guest::rt::peb().heap_ptr
+}
+
+/// The address of a word of this kernel's data that nothing else uses: a page of its own, to be copied on write.
+#[guest_function]
+fn data_address() -> u64 {
+    #[repr(align(4096))]
+    struct Page([AtomicUsize; 1024]);
+    static PAGE: Page = Page([const { AtomicUsize::new(0x5EED) }; 1024]);
+    PAGE.0.as_ptr().addr() as u64
 }
 
 #[guest_function]

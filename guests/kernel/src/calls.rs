@@ -1,16 +1,4 @@
-//! The 32-bit Rust kernel of Vellum's tests and benchmarks: flat, in ring 0, without paging until it is asked for some.
-//!
-//! It is built for `i686-vellum-none.json` beside this crate's manifest. It also compiles for amd64, for lints only: no
-//! host would run that.
-
-#![no_std]
-#![no_main]
-
-extern crate alloc;
-
-mod cpu;
-mod memory;
-mod paging;
+//! What any guest can do: calls, state, host calls, panics.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +6,6 @@ use alloc::format;
 use alloc::string::String;
 
 use vellum_guest::{HostError, guest_function, host_functions};
-
-vellum_guest::entry!();
 
 #[host_functions]
 extern "host" {
@@ -44,7 +30,7 @@ fn greet(name: &str) -> String {
 
 /// Adds to a static and returns the sum: state that a restore must undo.
 #[guest_function]
-fn counter_add(amount: u64) -> u64 {
+pub(crate) fn counter_add(amount: u64) -> u64 {
     let sum = counter_get().wrapping_add(amount);
     COUNTER.store(sum, Ordering::Relaxed);
     sum
