@@ -22,12 +22,13 @@ pub enum Port {
     Abort = 0xE4,
     /// A [`FillRequest`](crate::fill::FillRequest) lies in the output buffer. EAX is 0.
     Fill = 0xE5,
-    /// The monitor has written a [`FaultRecord`](crate::fault::FaultRecord). Guest functions in ring 3 may not use it.
-    Fault = 0xE6,
     /// The guest asks its host for a snapshot of this moment; EAX is a tag of its choice that the host gets with the snapshot.
     /// The guest goes on behind the instruction, now and in every sandbox that is restored to the snapshot; the PEB's
     /// [`generation`](crate::peb::Peb::generation) tells which it is.
-    Checkpoint = 0xE7,
+    Checkpoint = 0xE6,
+    /// The monitor has written a [`FaultRecord`](crate::fault::FaultRecord). Guest functions in ring 3 may not use it; it is
+    /// the last one, because the bits that allow the others in a task's I/O bitmap reach over three ports more.
+    Fault = 0xE7,
 }
 
 /// EAX at [`Port::Idle`]: the guest is initialised and there is no reply.
@@ -52,8 +53,8 @@ pub const ALL: [Port; 8] = [
     Port::Panic,
     Port::Abort,
     Port::Fill,
-    Port::Fault,
     Port::Checkpoint,
+    Port::Fault,
 ];
 
 /// The ports that ring-3 guest code may use; all but [`Port::Fault`], which is the monitor's.
@@ -91,8 +92,8 @@ impl TryFrom<u16> for Port {
             0xE3 => Self::Panic,
             0xE4 => Self::Abort,
             0xE5 => Self::Fill,
-            0xE6 => Self::Fault,
-            0xE7 => Self::Checkpoint,
+            0xE6 => Self::Checkpoint,
+            0xE7 => Self::Fault,
             other => return Err(UnknownPort(other)),
         })
     }
