@@ -41,6 +41,21 @@ pub struct Amd64Machine {
     pub cr4_features: u64,
 }
 
+impl Amd64Machine {
+    /// Page tables and nothing else, for a kernel that brings its own descriptor tables: until it has loaded them, any exception
+    /// shuts the vCPU down.
+    pub fn bare(root: Gpa, xcr0: Xcr0) -> Self {
+        Self {
+            root,
+            gdt: DescriptorTable::default(),
+            idt: DescriptorTable::default(),
+            tss: DescriptorTable::default(),
+            xcr0,
+            cr4_features: 0,
+        }
+    }
+}
+
 /// Where a guest starts.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryPoint {
@@ -106,6 +121,20 @@ pub fn amd64_kernel(machine: &Amd64Machine, start: &EntryPoint) -> VcpuState {
 pub fn i686_identity(entry: Gpa, stack_top: Gpa, peb: Gpa) -> VcpuState {
     let mut state = flat32(entry, stack_top, 0, 0);
     state.general.rdi = peb.as_u64();
+    state
+}
+
+/// An i686 *paged* guest: ring 0, flat 32-bit protected mode on 2-level page tables whose root is `root`. CR4.PSE allows their 4 MiB
+/// pages, and CR0.WP makes ring 0 respect read-only ones, without which there is no copy-on-write (Intel SDM volume 3, sections
+/// 4.1.3 and 4.3). Like any kernel it brings its own descriptor tables.
+pub fn i686_paged(root: Gpa, start: &EntryPoint) -> VcpuState {
+    let mut state = flat32(Gpa::literal(0), Gpa::literal(0), 0, 0);
+    state.general.rip = start.entry.as_u64();
+    state.general.rsp = start.stack_top.as_u64();
+    state.general.rdi = start.peb.as_u64();
+    state.special.cr0 |= cr0::WP | cr0::PG;
+    state.special.cr3 = root.as_u64();
+    state.special.cr4 |= cr4::PSE;
     state
 }
 

@@ -249,7 +249,7 @@ impl HostMemory {
     /// # Errors
     /// [`OutOfBounds`], also when `offset` is not a multiple of 8.
     pub fn read_u64(&self, offset: u64) -> Result<u64, OutOfBounds> {
-        let from = self.aligned_u64(offset)?;
+        let from = self.aligned::<u64>(offset)?;
         // SAFETY: in bounds and aligned; volatile, because a guest may have other ideas about this memory.
         Ok(u64::from_le(unsafe { from.read_volatile() }))
     }
@@ -259,8 +259,29 @@ impl HostMemory {
     /// # Errors
     /// As [`read_u64`](Self::read_u64).
     pub fn write_u64(&self, offset: u64, value: u64) -> Result<(), OutOfBounds> {
-        let into = self.aligned_u64(offset)?;
+        let into = self.aligned::<u64>(offset)?;
         // SAFETY: as in `read_u64`.
+        unsafe { into.write_volatile(value.to_le()) };
+        Ok(())
+    }
+
+    /// Reads a little-endian 32-bit number, in one access.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`], also when `offset` is not a multiple of 4.
+    pub fn read_u32(&self, offset: u64) -> Result<u32, OutOfBounds> {
+        let from = self.aligned::<u32>(offset)?;
+        // SAFETY: in bounds and aligned; volatile, because a guest may have other ideas about this memory.
+        Ok(u32::from_le(unsafe { from.read_volatile() }))
+    }
+
+    /// Writes a little-endian 32-bit number, in one access.
+    ///
+    /// # Errors
+    /// As [`read_u32`](Self::read_u32).
+    pub fn write_u32(&self, offset: u64, value: u32) -> Result<(), OutOfBounds> {
+        let into = self.aligned::<u32>(offset)?;
+        // SAFETY: as in `read_u32`.
         unsafe { into.write_volatile(value.to_le()) };
         Ok(())
     }
@@ -280,7 +301,7 @@ impl HostMemory {
             return self.at(offset, 0).map(|_| ());
         }
         self.at(offset, (count as u64).saturating_mul(8))?;
-        let into = self.aligned_u64(offset)?;
+        let into = self.aligned::<u64>(offset)?;
         let mut value = first;
         for index in 0..count {
             // SAFETY: `at` checked `count` numbers from `offset`. Plain stores, so that the loop vectorises.
@@ -349,16 +370,14 @@ impl HostMemory {
         Ok(())
     }
 
-    fn aligned_u64(&self, offset: u64) -> Result<*mut u64, OutOfBounds> {
-        #[expect(
-            clippy::cast_ptr_alignment,
-            reason = "a pointer that is not aligned is not returned"
-        )]
-        let address = self.at(offset, 8)?.cast::<u64>();
+    /// A pointer to a number of type `T` that is in bounds and aligned.
+    fn aligned<T>(&self, offset: u64) -> Result<*mut T, OutOfBounds> {
+        let len_bytes = size_of::<T>() as u64;
+        let address = self.at(offset, len_bytes)?.cast::<T>();
         if address.is_aligned() {
             Ok(address)
         } else {
-            Err(self.out_of_bounds(offset, 8))
+            Err(self.out_of_bounds(offset, len_bytes))
         }
     }
 

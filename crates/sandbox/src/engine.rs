@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::kvm::{Kvm, Tracking, VmConfig};
+use vellum_backend::kvm::{Irqchip, Kvm, Tracking, VmConfig};
 use vellum_backend::{Capabilities, Mmu, RingZero, Vm};
-use vellum_layout::GuestKind;
+use vellum_layout::{GuestKind, Translation};
 
 use crate::error::{Error, Failure};
+use crate::memory::{Geometry, Parts};
 
 /// A hypervisor that is ready to make sandboxes. Cheap to clone; one per process is enough.
 ///
@@ -27,9 +28,9 @@ struct Inner {
     kvm: Kvm,
     model: CpuModel,
     cow: CowMode,
-    /// For guests whose monitor copies pages.
+    /// For user guests whose monitor copies pages.
     untracked: VmConfig,
-    /// For guests whose pages the host kernel copies.
+    /// For guests of whose pages the host must know which were written.
     tracked: VmConfig,
 }
 
@@ -126,7 +127,7 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    /// Who copies the pages of amd64 user guests. For guests that bring their own kernel it is always the host.
+    /// Who copies the pages of guests with paging. For those without it is always the host.
     pub fn cow_mode(&self) -> CowMode {
         self.inner.cow
     }
@@ -145,23 +146,27 @@ impl Engine {
         &self.inner.model
     }
 
-    /// Who copies the pages of a guest: one without the monitor leaves it to the host.
+    /// Who copies the pages of a guest: one without paging leaves it to the host.
     pub(crate) fn cow_mode_for(&self, kind: GuestKind) -> CowMode {
-        match kind {
-            GuestKind::Amd64User => self.inner.cow,
-            _ => CowMode::HostSide,
+        match kind.translation() {
+            Translation::Identity => CowMode::HostSide,
+            Translation::TwoLevel | Translation::FourLevel => self.inner.cow,
         }
     }
 
-    pub(crate) fn create_vm(&self, cow: CowMode) -> Result<Box<dyn Vm>, Failure> {
-        let config = match cow {
-            CowMode::GuestSide => &self.inner.untracked,
-            CowMode::HostSide => &self.inner.tracked,
+    pub(crate) fn create_vm(
+        &self,
+        geometry: &Geometry,
+        irqchip: Irqchip,
+    ) -> Result<Box<dyn Vm>, Failure> {
+        let config = match (&geometry.parts, geometry.cow) {
+            (Parts::User(_), CowMode::GuestSide) => &self.inner.untracked,
+            (Parts::User(_), CowMode::HostSide) | (Parts::Kernel(_), _) => &self.inner.tracked,
         };
         let vm = self
             .inner
             .kvm
-            .create_vm(config)
+            .create_vm(&config.clone().with_irqchip(irqchip))
             .map_err(Failure::Hypervisor)?;
         Ok(Box::new(vm))
     }

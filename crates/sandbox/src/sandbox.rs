@@ -14,7 +14,7 @@ use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving};
 use crate::logging::{DropReport, LogSink};
-use crate::memory::Sizes;
+use crate::memory::Config;
 use crate::snapshot::{self, Snapshot, SnapshotData};
 use crate::value::{Arguments, FromValue, Value};
 
@@ -131,7 +131,7 @@ impl<Args, Ret> fmt::Debug for GuestFn<Args, Ret> {
 #[derive(Clone, Debug)]
 pub struct SandboxBuilder {
     image: GuestImage,
-    sizes: Sizes,
+    config: Config,
     host: HostFunctions,
     boot: CallOptions,
 }
@@ -140,14 +140,14 @@ impl SandboxBuilder {
     /// Bytes of heap, a multiple of 4096. The default is 64 MiB; a page costs memory when it is first touched.
     #[must_use]
     pub const fn heap_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.sizes.heap_len_bytes = len_bytes;
+        self.config.sizes.heap_len_bytes = len_bytes;
         self
     }
 
     /// Bytes of stack, a multiple of 4096. The default is 1 MiB.
     #[must_use]
     pub const fn stack_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.sizes.stack_len_bytes = len_bytes;
+        self.config.sizes.stack_len_bytes = len_bytes;
         self
     }
 
@@ -155,7 +155,7 @@ impl SandboxBuilder {
     /// tables that map them. The default is enough for every page that the guest can write.
     #[must_use]
     pub const fn scratch_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.sizes.scratch_len_bytes = Some(len_bytes);
+        self.config.sizes.scratch_len_bytes = Some(len_bytes);
         self
     }
 
@@ -163,8 +163,8 @@ impl SandboxBuilder {
     /// still pass, at one exit more for a large argument.
     #[must_use]
     pub const fn buffer_len_bytes(mut self, input: u64, output: u64) -> Self {
-        self.sizes.input_len_bytes = input;
-        self.sizes.output_len_bytes = output;
+        self.config.sizes.input_len_bytes = input;
+        self.config.sizes.output_len_bytes = output;
         self
     }
 
@@ -199,7 +199,7 @@ impl SandboxBuilder {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for sizes that make no guest,
     /// [`ErrorKind::MissingHostFunction`](crate::ErrorKind::MissingHostFunction), or what the guest did in its initialisation.
     pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
-        let boot = SnapshotData::boot(&self.image, self.sizes, engine.model())?;
+        let boot = SnapshotData::boot(&self.image, &self.config, engine)?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
         sandbox.boot(&self.boot)?;
         Ok(sandbox)
@@ -211,13 +211,7 @@ impl Sandbox {
     pub fn builder(image: &GuestImage) -> SandboxBuilder {
         SandboxBuilder {
             image: image.clone(),
-            sizes: Sizes {
-                heap_len_bytes: 64 << 20,
-                stack_len_bytes: 1 << 20,
-                input_len_bytes: 16 << 10,
-                output_len_bytes: 16 << 10,
-                scratch_len_bytes: None,
-            },
+            config: Config::new(),
             host: HostFunctions::new(),
             boot: CallOptions::new(),
         }
@@ -251,7 +245,7 @@ impl Sandbox {
         let host = host.resolve(snapshot.image.imports())?;
         let mut instance = Instance::new(engine, snapshot)?;
         let control = Control::new(instance.vm().interrupter());
-        let sizes = snapshot.sizes;
+        let sizes = snapshot.config.sizes;
         Ok(Self {
             engine: engine.clone(),
             instance,
@@ -423,7 +417,13 @@ impl Sandbox {
         let data = Arc::new(snapshot::capture(&mut self.instance)?);
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
         self.health = Health::Dead;
-        self.load(&data, Leaving::Cleanly)?;
+        if self.instance.can_load(&data) {
+            self.instance.adopt(&data)?;
+        } else {
+            let generation = self.instance.generation();
+            self.load(&data, Leaving::Cleanly)?;
+            self.instance.stay(generation)?;
+        }
         self.health = Health::Ready;
         Ok(Snapshot { data })
     }
@@ -448,8 +448,8 @@ impl Sandbox {
         if !snapshot.data.image.is_same(&base.image) {
             return Err(incompatible("image").into());
         }
-        if snapshot.data.sizes != base.sizes {
-            return Err(incompatible("size of sandbox").into());
+        if snapshot.data.config != base.config {
+            return Err(incompatible("configuration of sandbox").into());
         }
         if snapshot.data.profile != base.profile {
             return Err(incompatible("cpu profile").into());

@@ -3,21 +3,22 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use vellum_backend::boot::{self, EntryPoint};
+use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_backend::hyperv::validate_for_hyperv;
+use vellum_backend::memory::OutOfBounds;
 use vellum_backend::{VcpuState, VmError};
 use vellum_layout::amd64::user;
-use vellum_layout::{Gpa, GuestKind, Gva, PAGE_SIZE};
+use vellum_layout::{Gpa, GuestArch, GuestKind, Gva, PAGE_SIZE};
 
-use crate::engine::CowMode;
+use crate::engine::Engine;
 use crate::error::Failure;
 use crate::image::GuestImage;
 use crate::instance::{ChangedPage, Instance};
 use crate::machine::{SharedTables, amd64_machine};
 use crate::memory::{
-    Area, Backing, Extent, Extents, Geometry, Layer, Layers, PAGE_LEN_BYTES, Sizes, SpaceError,
-    identity,
+    Area, Backing, Config, Extent, Extents, Geometry, Layer, Layers, PAGE_LEN_BYTES, PageAddress,
+    Parts, SpaceError, UserSpace,
 };
 use vellum_vmem::Attrs;
 
@@ -60,32 +61,47 @@ impl fmt::Debug for Snapshot {
 #[derive(Debug)]
 pub(crate) struct SnapshotData {
     pub(crate) image: GuestImage,
-    pub(crate) sizes: Sizes,
+    pub(crate) config: Config,
     /// The CPU that the guest has seen.
     pub(crate) profile: CpuProfile,
     pub(crate) layers: Layers,
-    pub(crate) space: Extents,
+    pub(crate) space: Space,
     pub(crate) state: VcpuState,
     pub(crate) generation: u64,
     /// Tables for the sandboxes that are made from this snapshot, once the first one was.
     pub(crate) tables: OnceLock<SharedTables>,
 }
 
+/// Which pages of the layers lie where.
+#[derive(Debug)]
+pub(crate) enum Space {
+    /// In the address space of a user guest. Where they lie in guest-physical memory is each sandbox's own affair.
+    User(UserSpace),
+    /// In the guest-physical memory of a kernel, which may know where it is: every copy has the same geometry.
+    Kernel {
+        geometry: Arc<Geometry>,
+        extents: Extents<Gpa>,
+    },
+}
+
 impl SnapshotData {
     /// The state in which a guest boots.
     pub(crate) fn boot(
         image: &GuestImage,
-        sizes: Sizes,
-        model: &CpuModel,
+        config: &Config,
+        engine: &Engine,
     ) -> Result<Self, Failure> {
+        let model = engine.model();
         let (space, state) = match image.kind() {
-            GuestKind::Amd64User => (user_space(image, sizes)?, user_state(image, sizes, model)?),
-            GuestKind::I686Identity => identity_boot(image, sizes)?,
-            other => return Err(SpaceError::Kind(other).into()),
+            GuestKind::Amd64User => (
+                Space::User(user_space(image, config)?),
+                user_state(image, config, model)?,
+            ),
+            _ => kernel_boot(image, config, engine)?,
         };
         Ok(Self {
             image: image.clone(),
-            sizes,
+            config: config.clone(),
             profile: model.profile,
             layers: image.layers().clone(),
             space,
@@ -94,10 +110,48 @@ impl SnapshotData {
             tables: OnceLock::new(),
         })
     }
+
+    /// The geometry of a new sandbox.
+    pub(crate) fn geometry(&self, engine: &Engine) -> Result<Arc<Geometry>, Failure> {
+        match &self.space {
+            Space::Kernel { geometry, .. } => Ok(geometry.clone()),
+            Space::User(space) => {
+                let cow = engine.cow_mode();
+                let pages = self.layers.pages();
+                let geometry = Geometry::for_user(&self.config, cow, space.areas(), pages)?;
+                Ok(Arc::new(geometry))
+            }
+        }
+    }
+
+    /// Whether a sandbox of this geometry can hold it.
+    pub(crate) fn is_for(&self, other: &Arc<Geometry>) -> bool {
+        match &self.space {
+            Space::User(_) => other.holds_layers_of(self.layers.pages()),
+            Space::Kernel { geometry, .. } => Arc::ptr_eq(geometry, other) || geometry == other,
+        }
+    }
+
+    /// The address space of a user guest.
+    pub(crate) fn user_space(&self) -> Result<&UserSpace, SpaceError> {
+        match &self.space {
+            Space::User(space) => Ok(space),
+            Space::Kernel { .. } => Err(SpaceError::Kind(self.image.kind())),
+        }
+    }
+
+    /// What lies where in the memories of a kernel guest.
+    pub(crate) fn kernel_extents(&self) -> Result<&Extents<Gpa>, SpaceError> {
+        match &self.space {
+            Space::Kernel { extents, .. } => Ok(extents),
+            Space::User(_) => Err(SpaceError::Kind(self.image.kind())),
+        }
+    }
 }
 
-fn user_state(image: &GuestImage, sizes: Sizes, model: &CpuModel) -> Result<VcpuState, Failure> {
-    let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
+fn user_state(image: &GuestImage, config: &Config, model: &CpuModel) -> Result<VcpuState, Failure> {
+    let stack =
+        user::stack(config.sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let start = EntryPoint {
         entry: image.entry(),
         stack_top: stack.end(),
@@ -108,44 +162,70 @@ fn user_state(image: &GuestImage, sizes: Sizes, model: &CpuModel) -> Result<Vcpu
     Ok(boot::amd64_user(&machine, &start))
 }
 
-/// One area over everything, with the segments in it, and a vCPU without paging.
-fn identity_boot(image: &GuestImage, sizes: Sizes) -> Result<(Extents, VcpuState), Failure> {
-    let image_end = image
-        .segments()
-        .iter()
-        .map(|segment| segment.range.end())
-        .max();
-    let image_end = image_end.ok_or(SpaceError::Overflow)?;
-    let (_, stack) = identity::heap_and_stack(image_end, &sizes)?;
-    let area = Area {
-        range: identity::whole_range(stack.end())?,
-        rights: Attrs::WRITE,
-        backing: Backing::Zero { first_page: 0 },
+/// The segments in place, and a vCPU in ring 0.
+fn kernel_boot(
+    image: &GuestImage,
+    config: &Config,
+    engine: &Engine,
+) -> Result<(Space, VcpuState), Failure> {
+    let kind = image.kind();
+    let cow = engine.cow_mode_for(kind);
+    let geometry = Geometry::for_kernel(kind, config, cow, image.segments())?;
+    let extents = geometry.boot_extents(image.segments())?;
+    let state = kernel_state(image.entry(), &geometry, engine.model())?;
+    let space = Space::Kernel {
+        geometry: Arc::new(geometry),
+        extents,
     };
-    let space = Extents::new(vec![area], segment_extents(image));
-    let geometry = Geometry::for_guest(image.kind(), sizes, CowMode::HostSide, space.areas(), 0)?;
-    let physical = |gva| identity::physical_of(gva).ok_or(SpaceError::Overflow);
-    let state = boot::i686_identity(
-        physical(image.entry())?,
-        physical(stack.end())?,
-        physical(geometry.view.peb.start())?,
-    );
     Ok((space, state))
 }
 
-fn segment_extents(image: &GuestImage) -> Vec<Extent> {
+fn kernel_state(
+    entry: Gva,
+    geometry: &Geometry,
+    model: &CpuModel,
+) -> Result<VcpuState, SpaceError> {
+    let view = &geometry.view;
+    let start = EntryPoint {
+        entry,
+        stack_top: view.stack.end(),
+        peb: view.peb.start(),
+    };
+    let Parts::Kernel(kernel) = &geometry.parts else {
+        return Err(SpaceError::Kind(geometry.plan.kind()));
+    };
+    let Some(paging) = &kernel.paging else {
+        // Without translation a pointer is a guest-physical address.
+        let physical = |gva: Gva| Gpa::new(gva.as_u64()).map_err(|_| SpaceError::Overflow);
+        return Ok(boot::i686_identity(
+            physical(start.entry)?,
+            physical(start.stack_top)?,
+            physical(start.peb)?,
+        ));
+    };
+    let root = paging.tables.start();
+    Ok(match geometry.plan.kind().arch() {
+        GuestArch::I686 => boot::i686_paged(root, &start),
+        GuestArch::Amd64 => {
+            let xcr0 = amd64_machine(root, model).xcr0;
+            boot::amd64_kernel(&Amd64Machine::bare(root, xcr0), &start)
+        }
+    })
+}
+
+fn segment_extents(image: &GuestImage) -> Extents<Gva> {
     let segments = image.segments().iter();
-    segments
-        .map(|segment| Extent {
-            gva: segment.range.start(),
-            image_page: segment.first_page,
-            pages: segment.pages(),
-        })
-        .collect()
+    let extents = segments.map(|segment| Extent {
+        at: segment.range.start(),
+        image_page: segment.first_page,
+        pages: segment.pages(),
+    });
+    Extents::new(extents.collect())
 }
 
 /// Segments from the image, heap and stack from zeroes.
-fn user_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
+fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpace, Failure> {
+    let sizes = &config.sizes;
     let heap = user::heap(sizes.heap_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let data = Attrs::WRITE | Attrs::NO_EXECUTE;
@@ -168,24 +248,32 @@ fn user_space(image: &GuestImage, sizes: Sizes) -> Result<Extents, Failure> {
         rights: segment.rights,
         backing: Backing::Image,
     }));
-    Ok(Extents::new(areas, segment_extents(image)))
+    Ok(UserSpace::new(areas, segment_extents(image)))
 }
 
-/// Takes the state of an instance: the pages that changed since its base become a new layer.
+/// Takes the state of an instance whose guest waits: the pages that changed since its base become a new layer.
 pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> {
     let state = instance.save_state()?;
     // A kernel can be in a state that no restore would be given: better to refuse it now than when it is too late.
     validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
     let base = instance.base().clone();
-    let changed = instance.changed_pages()?;
-    let (layers, space) = if base.layers.len() < MAX_LAYERS {
-        add_layer(instance, &base, &changed)?
-    } else {
-        flatten(instance, &base, &changed)?
+    let (layers, space) = match &base.space {
+        Space::User(space) => {
+            let changed = instance.changed_user_pages()?;
+            let (layers, extents) =
+                Pages::new(instance, &base.layers, &changed).on(space.extents())?;
+            (layers, Space::User(space.with_extents(extents)))
+        }
+        Space::Kernel { geometry, extents } => {
+            let changed = instance.changed_kernel_pages()?;
+            let (layers, extents) = Pages::new(instance, &base.layers, &changed).on(extents)?;
+            let geometry = geometry.clone();
+            (layers, Space::Kernel { geometry, extents })
+        }
     };
     Ok(SnapshotData {
         image: base.image.clone(),
-        sizes: base.sizes,
+        config: base.config.clone(),
         profile: base.profile,
         layers,
         space,
@@ -195,79 +283,80 @@ pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> 
     })
 }
 
-type Changed = [(Gva, ChangedPage)];
-
-/// The base, and the changed pages on top.
-fn add_layer(
-    instance: &Instance,
-    base: &SnapshotData,
-    changed: &Changed,
-) -> Result<(Layers, Extents), Failure> {
-    if changed.is_empty() {
-        return Ok((base.layers.clone(), base.space.clone()));
-    }
-    let layer = Layer::create(changed.len() as u64, |memory| {
-        let mut page = [0; PAGE_LEN_BYTES];
-        for (offset, (_, source)) in (0..).step_by(PAGE_LEN_BYTES).zip(changed) {
-            instance.read_changed(*source, &mut page)?;
-            memory.write(offset, &page)?;
-        }
-        Ok(())
-    })
-    .map_err(Failure::Memory)?;
-    let addresses: Vec<Gva> = changed.iter().map(|(gva, _)| *gva).collect();
-    let space = base.space.with_overlay(&addresses, base.layers.pages());
-    Ok((base.layers.with(layer), space))
+/// The layers of a snapshot, and the pages that changed since, sorted by address.
+struct Pages<'a, A> {
+    instance: &'a Instance,
+    layers: &'a Layers,
+    changed: &'a [(A, ChangedPage)],
 }
 
-/// Everything in one layer: what the base's extents hold, and the changed pages over it.
-fn flatten(
-    instance: &Instance,
-    base: &SnapshotData,
-    changed: &Changed,
-) -> Result<(Layers, Extents), Failure> {
-    let addresses: Vec<Gva> = changed.iter().map(|(gva, _)| *gva).collect();
-    let merged = base.space.with_overlay(&addresses, base.layers.pages());
-    let pages = merged.extents().iter().map(|extent| extent.pages).sum();
-    let mut extents = Vec::with_capacity(merged.extents().len());
-    let layer = Layer::create(pages, |memory| {
-        let mut next = 0;
-        for extent in merged.extents() {
-            for page in extent.image_page..extent.image_page + extent.pages {
-                let target = (next + page - extent.image_page) * PAGE_SIZE;
-                copy_page(instance, base, changed, page, |bytes| {
-                    memory.write(target, bytes)
-                })?;
+impl<'a, A: PageAddress> Pages<'a, A> {
+    fn new(instance: &'a Instance, layers: &'a Layers, changed: &'a [(A, ChangedPage)]) -> Self {
+        Self {
+            instance,
+            layers,
+            changed,
+        }
+    }
+
+    /// The layers and extents of the new snapshot, where those of the old one are `extents`.
+    fn on(&self, extents: &Extents<A>) -> Result<(Layers, Extents<A>), Failure> {
+        if self.changed.is_empty() {
+            return Ok((self.layers.clone(), extents.clone()));
+        }
+        let addresses: Vec<A> = self.changed.iter().map(|(address, _)| *address).collect();
+        let merged = extents.with_overlay(&addresses, self.layers.pages());
+        if self.layers.len() < MAX_LAYERS {
+            Ok((self.layers.with(self.layer()?), merged))
+        } else {
+            self.flatten(&merged)
+        }
+    }
+
+    /// A layer of the changed pages.
+    fn layer(&self) -> Result<Arc<Layer>, Failure> {
+        Layer::create(self.changed.len() as u64, |memory| {
+            let mut page = [0; PAGE_LEN_BYTES];
+            for (offset, (_, source)) in (0..).step_by(PAGE_LEN_BYTES).zip(self.changed) {
+                self.instance.read_changed(*source, &mut page)?;
+                memory.write(offset, &page)?;
             }
-            extents.push(Extent {
-                image_page: next,
-                ..*extent
-            });
-            next += extent.pages;
-        }
-        Ok(())
-    })
-    .map_err(Failure::Memory)?;
-    let space = Extents::new(merged.areas().to_vec(), extents);
-    Ok((Layers::new(Some(layer)), space))
-}
+            Ok(())
+        })
+        .map_err(Failure::Memory)
+    }
 
-/// Reads one page of base and changed pages, numbered one after the other.
-fn copy_page(
-    instance: &Instance,
-    base: &SnapshotData,
-    changed: &Changed,
-    image_page: u64,
-    write: impl FnOnce(&[u8]) -> Result<(), vellum_backend::memory::OutOfBounds>,
-) -> Result<(), vellum_backend::memory::OutOfBounds> {
-    let mut bytes = [0; PAGE_LEN_BYTES];
-    if let Some((memory, offset)) = base.layers.pristine(image_page) {
-        memory.read(offset, &mut bytes)?;
-    } else {
-        let index = usize::try_from(image_page - base.layers.pages()).unwrap_or(usize::MAX);
-        if let Some((_, source)) = changed.get(index) {
-            instance.read_changed(*source, &mut bytes)?;
+    /// Everything in one layer.
+    fn flatten(&self, merged: &Extents<A>) -> Result<(Layers, Extents<A>), Failure> {
+        let mut extents = Vec::with_capacity(merged.as_slice().len());
+        let layer = Layer::create(merged.pages(), |memory| {
+            let mut next = 0;
+            let mut bytes = [0; PAGE_LEN_BYTES];
+            for extent in merged.as_slice() {
+                for page in 0..extent.pages {
+                    self.read(extent.image_page + page, &mut bytes)?;
+                    memory.write((next + page) * PAGE_SIZE, &bytes)?;
+                }
+                extents.push(Extent {
+                    image_page: next,
+                    ..*extent
+                });
+                next += extent.pages;
+            }
+            Ok(())
+        })
+        .map_err(Failure::Memory)?;
+        Ok((Layers::new(Some(layer)), Extents::new(extents)))
+    }
+
+    /// Reads one page of layers and changed pages, numbered one after the other.
+    fn read(&self, image_page: u64, into: &mut [u8; PAGE_LEN_BYTES]) -> Result<(), OutOfBounds> {
+        let changed = image_page
+            .checked_sub(self.layers.pages())
+            .and_then(|index| self.changed.get(usize::try_from(index).ok()?));
+        match changed {
+            Some((_, source)) => self.instance.read_changed(*source, into),
+            None => self.layers.page(image_page).read(into),
         }
     }
-    write(&bytes)
 }

@@ -38,6 +38,7 @@ fn every_boot_state() -> Vec<(&'static str, VcpuState)> {
             "flat32",
             flat32(Gpa::literal(0x10_0000), Gpa::literal(0x8000), 1, 2),
         ),
+        ("i686 paged", i686_paged(Gpa::literal(0x7000), &start())),
         ("real mode at 0:7c00", real_mode(0, 0x7C00)),
         ("real mode at ffff:0", real_mode(0xFFFF, 0)),
     ];
@@ -46,6 +47,8 @@ fn every_boot_state() -> Vec<(&'static str, VcpuState)> {
             let machine = machine(xcr0, cr4_features);
             states.push(("amd64 user", amd64_user(&machine, &start())));
             states.push(("amd64 kernel", amd64_kernel(&machine, &start())));
+            let bare = Amd64Machine::bare(Gpa::literal(0x7000), xcr0);
+            states.push(("bare amd64 kernel", amd64_kernel(&bare, &start())));
         }
     }
     states
@@ -161,6 +164,21 @@ fn a_flat_guest_starts_in_protected_mode_without_paging() {
         (state.general.rax, state.general.rbx),
         (0x2BAD_B002, 0x9000)
     );
+}
+
+#[test]
+fn a_paged_32_bit_guest_starts_on_its_tables_with_write_protection() {
+    let state = i686_paged(Gpa::literal(0x7000), &start());
+    assert_eq!(
+        state.special.cr0,
+        cr0::PE | cr0::ET | cr0::WP | cr0::PG,
+        "{:#x}",
+        state.special.cr0
+    );
+    assert_eq!((state.special.cr3, state.special.cr4), (0x7000, cr4::PSE));
+    assert_eq!(state.special.efer, 0);
+    assert!(state.special.cs.attributes.is_default_32());
+    assert_eq!((state.general.rip, state.general.rdi), (0x40_1000, 0x5000));
 }
 
 #[test]

@@ -29,6 +29,22 @@ fn words<const N: usize>(memory: &HostMemory, pages: [u64; N]) -> [u64; N] {
 }
 
 #[test]
+fn numbers_of_32_bits_are_halves_of_numbers_of_64() {
+    let memory = HostMemory::zeroed(0x1000).expect("memory");
+    memory.write_u32(8, 0x5566_7788).expect("in bounds");
+    memory.write_u32(12, 0x1122_3344).expect("in bounds");
+    assert_eq!(
+        memory.read_u64(8).expect("in bounds"),
+        0x1122_3344_5566_7788
+    );
+    assert_eq!(memory.read_u32(12).expect("in bounds"), 0x1122_3344);
+    for offset in [1, 2, 3, 0xFFD, 0x1000, u64::MAX] {
+        assert!(memory.read_u32(offset).is_err(), "{offset:#x}");
+        assert!(memory.write_u32(offset, 1).is_err(), "{offset:#x}");
+    }
+}
+
+#[test]
 fn fresh_memory_is_zero_and_aligned() {
     let memory = memory(2);
     let mut bytes = [0xFF; 8192];

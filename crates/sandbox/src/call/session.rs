@@ -1,5 +1,7 @@
 //! One call from its request to its reply: the loop that serves the guest's exits.
 
+use std::cell::RefCell;
+
 use vellum_abi::fault::{FaultReason, FaultRecord};
 use vellum_abi::fill::FillRequest;
 use vellum_abi::log::{HEADER_LEN_BYTES, LogRecord, PanicRecord};
@@ -215,7 +217,7 @@ impl Session<'_> {
                 function,
                 &FromMessage {
                     message,
-                    instance: self.instance,
+                    instance: RefCell::new(self.instance),
                 },
             )?,
         };
@@ -339,7 +341,7 @@ impl Session<'_> {
         const GENERAL_PROTECTION: u64 = 13;
         /// Bytes of an instruction that tell what it is, prefixes included.
         const LOOK_AT_BYTES: u64 = 4;
-        let Some(user) = &self.instance.geometry().user else {
+        let Ok(user) = self.instance.geometry().user() else {
             return Failure::Protocol("a kernel reports a fault as if it had a monitor");
         };
         let fault = Fault::from_record(record, user.stack_guard);
@@ -466,20 +468,19 @@ fn check_arguments(
 /// The arguments of a host call: from the message, or from guest memory.
 struct FromMessage<'a> {
     message: Message<'a>,
-    instance: &'a Instance,
+    /// Finding out how a kernel translates its addresses asks the vCPU.
+    instance: RefCell<&'a mut Instance>,
 }
 
 impl Incoming for FromMessage<'_> {
     fn argument(&self, index: usize) -> Result<Value, Failure> {
-        own(
-            self.instance,
-            self.message.argument(index).map_err(Failure::Message)?,
-        )
+        let argument = self.message.argument(index).map_err(Failure::Message)?;
+        own(&mut self.instance.borrow_mut(), argument)
     }
 }
 
 /// A value of the host's own.
-fn own(instance: &Instance, argument: Argument<'_>) -> Result<Value, Failure> {
+fn own(instance: &mut Instance, argument: Argument<'_>) -> Result<Value, Failure> {
     match argument {
         Argument::Value(value) => Ok(Value::from_ref(value)),
         Argument::External(External {

@@ -18,7 +18,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use vellum_abi::function::FunctionError;
 use vellum_abi::note::{GuestNote, NoteError};
 use vellum_layout::amd64::user::ELF_AREA;
-use vellum_layout::{AddressError, GuestKind, Gva, GvaRange, PAGE_SIZE, i686};
+use vellum_layout::{AddressError, GuestKind, Gva, GvaRange, PAGE_SIZE, amd64, i686};
 use vellum_vmem::Attrs;
 
 use super::{Function, MAX_FILE_LEN_BYTES, functions};
@@ -54,6 +54,18 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// A segment of zeroes.
+    #[cfg(test)]
+    pub(crate) const fn for_test(range: GvaRange, rights: Attrs, first_page: u64) -> Self {
+        Self {
+            range,
+            rights,
+            first_page,
+            lead_len_bytes: 0,
+            file: 0..0,
+        }
+    }
+
     pub(crate) fn pages(&self) -> u64 {
         self.range.pages()
     }
@@ -120,7 +132,7 @@ pub(crate) enum ImageError {
     Entry(u64),
     #[error("vellum note")]
     Note(#[from] NoteError),
-    #[error("guest kind {0:?} cannot be run by this engine")]
+    #[error("vellum note says {0}, which is a guest of the other architecture")]
     Kind(GuestKind),
     #[error("function table {section}, entry {index}")]
     Function {
@@ -184,26 +196,38 @@ pub(super) fn parse(elf: &[u8]) -> Result<Parsed, ImageError> {
 /// What distinguishes the guests of an architecture.
 struct Target {
     machine: Machine,
-    /// Where segments may lie.
-    area: GvaRange,
-    /// The kinds that the engine runs.
-    kinds: &'static [GuestKind],
+    /// The kinds of guests, and where the segments of each may lie.
+    kinds: &'static [(GuestKind, GvaRange)],
 }
 
 const AMD64: Target = Target {
     machine: EM_X86_64,
-    area: ELF_AREA,
-    kinds: &[GuestKind::Amd64User],
+    kinds: &[
+        (GuestKind::Amd64User, ELF_AREA),
+        (GuestKind::Amd64Kernel, AMD64_KERNEL_AREA),
+    ],
 };
-/// Everything below the reserved pages of the last gigabyte; the plan knows what else is in the way.
 const I686: Target = Target {
     machine: EM_386,
-    area: GvaRange::literal(
-        Gva::literal(i686::BASE_ADDRESS.as_u64()),
-        i686::MAX_GPA.as_u64() + 1 - i686::BASE_ADDRESS.as_u64(),
-    ),
-    kinds: &[GuestKind::I686Identity],
+    kinds: &[
+        (GuestKind::I686Identity, I686_IDENTITY_AREA),
+        (GuestKind::I686Paged, I686_PAGED_AREA),
+    ],
 };
+
+/// The lower half of the address space.
+const AMD64_KERNEL_AREA: GvaRange =
+    GvaRange::literal(Gva::literal(amd64::BASE_ADDRESS.as_u64()), 0x7FFF_FFFF_E000);
+/// Everything below the reserved pages of the last gigabyte; the plan knows what else is in the way.
+const I686_IDENTITY_AREA: GvaRange = GvaRange::literal(
+    Gva::literal(i686::BASE_ADDRESS.as_u64()),
+    i686::MAX_GPA.as_u64() + 1 - i686::BASE_ADDRESS.as_u64(),
+);
+/// Everything that 32 bits reach; the plan knows where scratch is.
+const I686_PAGED_AREA: GvaRange = GvaRange::literal(
+    Gva::literal(i686::BASE_ADDRESS.as_u64()),
+    i686::MAX_GVA_PAGED.as_u64() + 1 - i686::BASE_ADDRESS.as_u64(),
+);
 
 fn parse_class<Header: FileHeader<Endian = LittleEndian>>(
     elf: &[u8],
@@ -225,11 +249,11 @@ fn parse_class<Header: FileHeader<Endian = LittleEndian>>(
     if headers.len() > MAX_HEADERS {
         return Err(ImageError::TooManyHeaders(headers.len()));
     }
-    let segments = load_segments(elf, endian, headers, target.area)?;
+    check_supported(endian, headers)?;
     let kind = find_note(elf, endian, headers)?.kind;
-    if !target.kinds.contains(&kind) {
-        return Err(ImageError::Kind(kind));
-    }
+    let known = target.kinds.iter().find(|(known, _)| *known == kind);
+    let (_, area) = known.ok_or(ImageError::Kind(kind))?;
+    let segments = load_segments(elf, endian, headers, *area)?;
     let entry = entry_point(header.e_entry(endian).into(), &segments)?;
     let sections = header
         .sections(endian, elf)
@@ -286,6 +310,31 @@ enum Class {
     Bits64,
 }
 
+/// Checks that the file is linked as a guest must be, whose note says more.
+fn check_supported<H: ProgramHeader<Endian = LittleEndian>>(
+    endian: LittleEndian,
+    headers: &[H],
+) -> Result<(), ImageError> {
+    for header in headers {
+        match header.p_type(endian) {
+            PT_INTERP => return Err(ImageError::Unsupported("an interpreter")),
+            PT_TLS => return Err(ImageError::Unsupported("thread-local storage")),
+            _ => {}
+        }
+    }
+    if headers.iter().any(|header| is_loaded(endian, header)) {
+        Ok(())
+    } else {
+        Err(ImageError::NoSegments)
+    }
+}
+
+/// Whether a header describes a segment that takes room.
+fn is_loaded<H: ProgramHeader<Endian = LittleEndian>>(endian: LittleEndian, header: &H) -> bool {
+    let is_empty = header.p_memsz(endian).into() == 0 && header.p_filesz(endian).into() == 0;
+    header.p_type(endian) == PT_LOAD && !is_empty
+}
+
 fn load_segments<H: ProgramHeader<Endian = LittleEndian>>(
     elf: &[u8],
     endian: LittleEndian,
@@ -295,13 +344,7 @@ fn load_segments<H: ProgramHeader<Endian = LittleEndian>>(
     let mut segments = Vec::new();
     let mut pages = 0;
     for (index, header) in headers.iter().enumerate() {
-        match header.p_type(endian) {
-            PT_LOAD => {}
-            PT_INTERP => return Err(ImageError::Unsupported("an interpreter")),
-            PT_TLS => return Err(ImageError::Unsupported("thread-local storage")),
-            _ => continue,
-        }
-        if header.p_memsz(endian).into() == 0 && header.p_filesz(endian).into() == 0 {
+        if !is_loaded(endian, header) {
             continue;
         }
         let segment = segment(elf, endian, header, area, (index, pages))?;
@@ -312,9 +355,6 @@ fn load_segments<H: ProgramHeader<Endian = LittleEndian>>(
             });
         }
         segments.push(segment);
-    }
-    if segments.is_empty() {
-        return Err(ImageError::NoSegments);
     }
     check_disjoint(&segments)?;
     Ok(segments)

@@ -3,6 +3,12 @@
 //! A page stays in the set until the whole set is dropped, so that a page which is written in every call is reported once and
 //! then simply copied back: 0.1 us instead of the 2.4 us of a fresh report.
 
+/// Above this many remembered pages a restore drops the private copies instead of writing them back.
+///
+/// Writing back costs about 0.1 us a page whether it was dirtied this time or not; dropping costs a fault for each page that
+/// is dirtied again. 16 MiB is where a set that is mostly clean begins to cost more than the fixed price of dropping it.
+pub(super) const MAX_REMEMBERED_PAGES: usize = 4096;
+
 /// A set of page numbers with constant-time insertion, iterated in the order of insertion.
 #[derive(Debug)]
 pub(super) struct DirtySet {

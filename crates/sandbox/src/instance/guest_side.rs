@@ -1,35 +1,50 @@
 //! Guest-side copy-on-write: the monitor copies pages into scratch frames and logs which page-table entry it changed.
 
-use std::ops::Range;
-
 use vellum_backend::Vm;
-use vellum_layout::{Gpa, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET};
+use vellum_layout::{
+    Gpa, GpaRange, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET,
+};
 use vellum_vmem::{Budget, Format, Walker};
 
 use super::ChangedPage;
+use super::dirty::DirtySet;
 use crate::error::Failure;
 use crate::machine::monitor::{DemandZero, MAX_AREAS, MonitorData};
-use crate::memory::{Area, Backing, Geometry, GuestMemory, SpaceError, TableAccess};
-use crate::snapshot::SnapshotData;
+use crate::memory::{
+    Area, Backing, Contents, Geometry, GuestMemory, SpaceError, TableAccess, UserParts, UserSpace,
+};
 
 /// What the host keeps to undo the monitor's edits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct GuestSide {
     /// The tables as they were built.
     pristine: Vec<u64>,
+    /// Pages of the image that the host itself wrote to, by index. The guest cannot write there.
+    written: DirtySet,
 }
 
 impl GuestSide {
+    pub(super) fn new(geometry: &Geometry) -> Self {
+        Self {
+            pristine: Vec::new(),
+            written: DirtySet::new(geometry.plan.image().pages()),
+        }
+    }
+
+    /// The host itself wrote to the page at an offset of the image.
+    pub(super) fn mark(&mut self, offset: u64) {
+        self.written.insert(offset / PAGE_SIZE);
+    }
+
     /// Gives the monitor its data and remembers the tables.
     pub(super) fn start(
         &mut self,
         memory: &GuestMemory,
-        geometry: &Geometry,
-        snapshot: &SnapshotData,
+        user: &UserParts,
+        space: &UserSpace,
         tables_used: u64,
     ) -> Result<(), Failure> {
-        let areas = snapshot
-            .space
+        let areas = space
             .areas()
             .iter()
             .filter_map(demand_zero)
@@ -38,25 +53,38 @@ impl GuestSide {
             return Err(Failure::Space(SpaceError::Overflow));
         }
         let data = MonitorData {
-            frames: geometry.free_frames()?,
-            log: geometry.frame_log()?.start(),
+            frames: user.free_frames()?,
+            log: user.frame_log()?.start(),
             areas,
         };
         let top = memory.scratch.len_bytes();
         for (offset, word) in (top - MONITOR_DATA_OFFSET..).step_by(8).zip(data.words()) {
             memory.scratch.write_u64(offset, word)?;
         }
-        self.remember_tables(memory, geometry, tables_used)?;
+        self.remember_tables(memory, user, tables_used)?;
         set_allocator(memory, data.frames.start())
+    }
+
+    /// Drops what the host wrote, because other layers are about to be mapped.
+    pub(super) fn forget(&mut self, memory: &GuestMemory) -> Result<(), Failure> {
+        for page in self.written.iter() {
+            let offset = page * PAGE_SIZE;
+            memory
+                .image
+                .discard(offset..offset + PAGE_SIZE)
+                .map_err(Failure::Memory)?;
+        }
+        self.written.clear();
+        Ok(())
     }
 
     fn remember_tables(
         &mut self,
         memory: &GuestMemory,
-        geometry: &Geometry,
+        user: &UserParts,
         used: u64,
     ) -> Result<(), Failure> {
-        let start = memory.scratch_offset(geometry.tables()?);
+        let start = memory.scratch_offset(user.tables);
         self.pristine.clear();
         for offset in (start..start + used * PAGE_SIZE).step_by(8) {
             self.pristine.push(memory.scratch.read_u64(offset)?);
@@ -72,41 +100,42 @@ impl GuestSide {
         &mut self,
         vm: &mut dyn Vm,
         memory: &GuestMemory,
-        geometry: &Geometry,
+        user: &UserParts,
+        contents: &Contents<'_>,
     ) -> Result<(), Failure> {
-        let frames = geometry.free_frames()?;
-        let tables = geometry.tables()?;
-        let used = allocated_frames(memory, geometry)?;
+        for page in self.written.iter() {
+            contents
+                .pristine(page)
+                .put(&memory.image, page * PAGE_SIZE)?;
+        }
+        let frames = user.free_frames()?;
+        let used = allocated_frames(memory, frames)?;
         let Some(used_frames) = frames.part(0, used * PAGE_SIZE) else {
             return Ok(());
         };
-        let log = memory.scratch_offset(geometry.frame_log()?);
+        let log = memory.scratch_offset(user.frame_log()?);
         for offset in (log..log + used * 8).step_by(8) {
             let entry = memory.scratch.read_u64(offset)?;
             // An entry of a table that was itself allocated since then vanishes with that table.
-            if let Some(at) = Gpa::new(entry)
+            let at = Gpa::new(entry)
                 .ok()
-                .and_then(|entry| tables.offset_of(entry))
-            {
-                self.put_back(memory, geometry, at..at + 8)?;
+                .and_then(|entry| user.tables.offset_of(entry));
+            if let Some(at) = at {
+                self.put_back(memory, user, at / 8)?;
             }
         }
         vm.publish_remap(used_frames)?;
         set_allocator(memory, frames.start())
     }
 
-    fn put_back(
-        &self,
-        memory: &GuestMemory,
-        geometry: &Geometry,
-        tables: Range<u64>,
-    ) -> Result<(), Failure> {
-        let start = memory.scratch_offset(geometry.tables()?);
-        for offset in tables.step_by(8) {
-            let index = usize::try_from(offset / 8).unwrap_or(usize::MAX);
-            if let Some(&entry) = self.pristine.get(index) {
-                memory.scratch.write_u64(start + offset / 8 * 8, entry)?;
-            }
+    /// Puts back the entry with this index, counted over all tables.
+    fn put_back(&self, memory: &GuestMemory, user: &UserParts, index: u64) -> Result<(), Failure> {
+        let known = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.pristine.get(index));
+        if let Some(&entry) = known {
+            let start = memory.scratch_offset(user.tables);
+            memory.scratch.write_u64(start + index * 8, entry)?;
         }
         Ok(())
     }
@@ -123,16 +152,20 @@ fn demand_zero(area: &Area) -> Option<DemandZero> {
     }
 }
 
-fn set_allocator(memory: &GuestMemory, next: Gpa) -> Result<(), Failure> {
-    let offset = memory.scratch.len_bytes() - SCRATCH_TOP_ALLOCATOR_OFFSET;
-    Ok(memory.scratch.write_u64(offset, next.as_u64())?)
+/// The offset in scratch of the word that says which frame is the next.
+fn allocator_offset(memory: &GuestMemory) -> u64 {
+    memory.scratch.len_bytes() - SCRATCH_TOP_ALLOCATOR_OFFSET
 }
 
-/// How many frames the monitor has handed out; a nonsensical pointer counts as all of them.
-fn allocated_frames(memory: &GuestMemory, geometry: &Geometry) -> Result<u64, Failure> {
-    let frames = geometry.free_frames()?;
-    let offset = memory.scratch.len_bytes() - SCRATCH_TOP_ALLOCATOR_OFFSET;
-    let next = memory.scratch.read_u64(offset)?;
+fn set_allocator(memory: &GuestMemory, next: Gpa) -> Result<(), Failure> {
+    Ok(memory
+        .scratch
+        .write_u64(allocator_offset(memory), next.as_u64())?)
+}
+
+/// How many of `frames` the monitor has handed out; a nonsensical pointer counts as all of them.
+fn allocated_frames(memory: &GuestMemory, frames: GpaRange) -> Result<u64, Failure> {
+    let next = memory.scratch.read_u64(allocator_offset(memory))?;
     let used = Gpa::new(next)
         .ok()
         .and_then(|next| next.offset_from(frames.start()));
@@ -141,20 +174,45 @@ fn allocated_frames(memory: &GuestMemory, geometry: &Geometry) -> Result<u64, Fa
         .min(frames.pages()))
 }
 
-/// The pages that the monitor has copied or made, found by walking the lower half of the tables.
-pub(super) fn changed(
+impl GuestSide {
+    /// The pages that differ from the base snapshot: those that the monitor has copied or made, found by walking the lower half of
+    /// the tables, and those that the host wrote to.
+    pub(super) fn changed(
+        &self,
+        memory: &GuestMemory,
+        geometry: &Geometry,
+        space: &UserSpace,
+        contents: &Contents<'_>,
+    ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
+        let mut changed = copied(memory, geometry, space)?;
+        let index = contents.address_index();
+        for page in self.written.iter() {
+            // Where the monitor has copied the page since, the copy is what the guest sees.
+            if let Some(gva) = contents.address(page, &index)
+                && !changed.iter().any(|(copied, _)| *copied == gva)
+            {
+                changed.push((gva, ChangedPage::Image(page * PAGE_SIZE)));
+            }
+        }
+        changed.sort_unstable_by_key(|(gva, _)| *gva);
+        Ok(changed)
+    }
+}
+
+/// The pages that the monitor has copied or made.
+fn copied(
     memory: &GuestMemory,
     geometry: &Geometry,
-    base: &SnapshotData,
+    space: &UserSpace,
 ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
-    let store = TableAccess::new(memory);
-    let frames = geometry.free_frames()?;
-    let tables = geometry.tables()?;
+    let store = TableAccess::in_scratch(memory);
+    let user = geometry.user()?;
+    let frames = user.free_frames()?;
     let budget =
         Budget::for_memory(geometry.plan.image().len_bytes() + geometry.plan.scratch().len_bytes());
     let mut changed = Vec::new();
-    for area in base.space.areas() {
-        let walker = Walker::new(&store, tables.start(), Format::FOUR_LEVEL, budget)
+    for area in space.areas() {
+        let walker = Walker::new(&store, user.tables.start(), Format::FOUR_LEVEL, budget)
             .map_err(Failure::Root)?
             .within(area.range);
         for step in walker.leaves() {
@@ -174,6 +232,5 @@ pub(super) fn changed(
             }
         }
     }
-    changed.sort_unstable_by_key(|(gva, _)| *gva);
     Ok(changed)
 }

@@ -4,16 +4,9 @@ use vellum_backend::Vm;
 use vellum_layout::{Gva, PAGE_SIZE};
 
 use super::ChangedPage;
-use super::dirty::DirtySet;
+use super::dirty::{DirtySet, MAX_REMEMBERED_PAGES};
 use crate::error::Failure;
-use crate::memory::{AddressIndex, Contents, Geometry, GuestMemory};
-use crate::snapshot::SnapshotData;
-
-/// Above this many remembered pages a restore drops the private copies instead of writing them back.
-///
-/// Writing back costs about 0.1 us a page whether it was dirtied this time or not; dropping costs a fault for each page that
-/// is dirtied again. 16 MiB is where a set that is mostly clean begins to cost more than the fixed price of dropping it.
-const MAX_REMEMBERED_PAGES: usize = 4096;
+use crate::memory::{Contents, Geometry, GuestMemory};
 
 /// What the host remembers.
 #[derive(Debug)]
@@ -57,9 +50,11 @@ impl HostSide {
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
             return self.drop_copies(memory);
         }
-        self.dirty
-            .iter()
-            .try_for_each(|page| put_back(memory, contents, page))?;
+        for page in self.dirty.iter() {
+            contents
+                .pristine(page)
+                .put(&memory.image, page * PAGE_SIZE)?;
+        }
         Ok(())
     }
 
@@ -92,42 +87,20 @@ impl HostSide {
         vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
-        base: &SnapshotData,
+        contents: &Contents<'_>,
     ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
         self.collect(vm, geometry)?;
-        let contents = Contents::new(geometry, &base.layers, &base.space);
-        let index = AddressIndex::new(&base.space);
+        let index = contents.address_index();
         let mut changed = Vec::new();
         for page in self.dirty.iter() {
+            let offset = page * PAGE_SIZE;
             if let Some(gva) = contents.address(page, &index)
-                && !is_pristine(memory, &contents, page)?
+                && !contents.pristine(page).equals(&memory.image, offset)?
             {
-                changed.push((gva, ChangedPage::Image(page * PAGE_SIZE)));
+                changed.push((gva, ChangedPage::Image(offset)));
             }
         }
         changed.sort_unstable_by_key(|(gva, _)| *gva);
         Ok(changed)
     }
-}
-
-fn put_back(
-    memory: &GuestMemory,
-    contents: &Contents<'_>,
-    page: u64,
-) -> Result<(), vellum_backend::memory::OutOfBounds> {
-    let offset = page * PAGE_SIZE;
-    match contents.pristine(page) {
-        Some((pristine, at)) => memory.image.copy_from(offset, pristine, at, PAGE_SIZE),
-        None => memory.image.zero(offset, PAGE_SIZE),
-    }
-}
-
-fn is_pristine(memory: &GuestMemory, contents: &Contents<'_>, page: u64) -> Result<bool, Failure> {
-    let offset = page * PAGE_SIZE;
-    if let Some((pristine, at)) = contents.pristine(page) {
-        return Ok(memory.image.equals(offset, pristine, at, PAGE_SIZE)?);
-    }
-    let mut bytes = [0; crate::memory::PAGE_LEN_BYTES];
-    memory.image.read(offset, &mut bytes)?;
-    Ok(bytes.iter().all(|&byte| byte == 0))
 }

@@ -3,38 +3,37 @@
 mod dirty;
 mod guest_side;
 mod host_side;
+mod kernel;
+mod physical;
 mod reach;
+mod registers;
+mod told;
+mod user;
 
 use std::sync::Arc;
 
-use vellum_abi::fault::FaultRecord;
-use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_backend::memory::OutOfBounds;
-use vellum_backend::state::{VcpuState, cr4};
-use vellum_backend::{Capabilities, Exit, Protection, RingZero, StateGroup, Vm, VmError};
-use vellum_layout::{
-    FAULT_RECORD_OFFSET, GpaRange, Gva, SCRATCH_TOP_SIZE_OFFSET,
-    SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
-};
-use zerocopy::IntoBytes;
+use vellum_backend::state::VcpuState;
+use vellum_backend::{Exit, Protection, StateGroup, Vm, VmError};
+use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
 use crate::error::Failure;
-use crate::machine::{self, ResumePage, SharedTables, monitor};
-use crate::memory::{
-    Contents, FixedFrame, Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Placement,
-};
+use crate::machine::ResumePage;
+use crate::memory::{Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Parts};
 use crate::snapshot::SnapshotData;
 
 use guest_side::GuestSide;
 use host_side::HostSide;
+use physical::Physical;
 
 pub(crate) use reach::ReachError;
 
 /// How the vCPU stands towards the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
-    /// It left by an idle exit of ring 3: only what ring 3 can reach has changed, unless the guest had broken its monitor before.
+    /// It left by a port of ring 3 that promises to be resumed: only what ring 3 can reach has changed, unless the guest had broken
+    /// its monitor before.
     Cleanly,
     /// It left in any other way, or not at all.
     Uncleanly,
@@ -49,6 +48,7 @@ pub(crate) struct Instance {
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
     cow: CowState,
+    /// Frames of the tables that the host built for a user guest.
     tables_used: u64,
     /// How a user guest gets its vector registers back; a kernel gets them by system call.
     resume: Option<ResumePage>,
@@ -57,13 +57,19 @@ pub(crate) struct Instance {
     has_run: bool,
     /// Bytes at the start of the input buffer that the host wrote since they were last zero.
     input_used: u64,
+    /// The generation that the guest is told. The original keeps its own when a snapshot is taken of it; a copy has the snapshot's.
+    generation: u64,
 }
 
-/// What each engine of copy-on-write keeps.
+/// What each way of undoing a guest's writes keeps.
 #[derive(Debug)]
 enum CowState {
+    /// A user guest whose monitor copies pages.
     Guest(GuestSide),
+    /// A user guest whose pages the host kernel copies.
     Host(HostSide),
+    /// A guest that brings its own kernel.
+    Kernel(Physical),
 }
 
 struct DebugVm(Box<dyn Vm>);
@@ -77,21 +83,14 @@ impl std::fmt::Debug for DebugVm {
 impl Instance {
     /// A new VM in the state of `snapshot`.
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
-        let kind = snapshot.image.kind();
-        let cow = engine.cow_mode_for(kind);
-        let geometry = Geometry::for_guest(
-            kind,
-            snapshot.sizes,
-            cow,
-            snapshot.space.areas(),
-            snapshot.layers.pages(),
-        )?;
+        let geometry = snapshot.geometry(engine)?;
         let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
-        let mut vm = engine.create_vm(cow)?;
+        let mut vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
         map_slots(vm.as_mut(), &memory, &geometry)?;
-        let cow = match geometry.cow {
-            CowMode::GuestSide => CowState::Guest(GuestSide::default()),
-            CowMode::HostSide => CowState::Host(HostSide::new(&geometry)),
+        let cow = match (&geometry.parts, geometry.cow) {
+            (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
+            (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)),
+            (Parts::User(_), CowMode::HostSide) => CowState::Host(HostSide::new(&geometry)),
         };
         let mut instance = Self {
             vm: DebugVm(vm),
@@ -103,20 +102,22 @@ impl Instance {
             state: VcpuState::default(),
             has_run: false,
             input_used: 0,
-            geometry: Arc::new(geometry),
+            generation: snapshot.generation,
+            geometry,
             base: snapshot.clone(),
         };
         instance.write_fixed_frames()?;
-        instance.load_over(snapshot, &Layers::default())?;
+        instance.load_memory(snapshot, &Layers::default())?;
+        instance.boot_kernel()?;
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
     }
 
     /// Whether [`load`](Self::load) can bring this VM to the state of `snapshot`.
     pub(crate) fn can_load(&self, snapshot: &SnapshotData) -> bool {
-        snapshot.sizes == self.base.sizes
+        snapshot.config == self.base.config
             && snapshot.image.is_same(&self.base.image)
-            && self.geometry.holds_layers_of(snapshot.layers.pages())
+            && snapshot.is_for(&self.geometry)
     }
 
     /// Brings the VM to the state of another snapshot of the same shape: maps its layers, rebuilds the page tables.
@@ -127,148 +128,61 @@ impl Instance {
         snapshot: &Arc<SnapshotData>,
         leaving: Leaving,
     ) -> Result<(), Failure> {
+        self.generation = snapshot.generation;
+        self.move_to(snapshot, leaving)
+    }
+
+    /// Goes on as the original of a snapshot that was just taken of this VM, so that the next one holds only what changes from now.
+    ///
+    /// After an error the VM is in no defined state.
+    pub(crate) fn adopt(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+        match &mut self.cow {
+            CowState::Kernel(physical) => {
+                physical.adopt();
+                self.state = snapshot.state.clone();
+                self.base = snapshot.clone();
+                Ok(())
+            }
+            CowState::Guest(_) | CowState::Host(_) => self.move_to(snapshot, Leaving::Cleanly),
+        }
+    }
+
+    fn move_to(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
         self.vm.0.settle()?;
         if leaving == Leaving::Uncleanly {
             // Should the guest have broken its monitor, it may have changed what only the host writes.
             self.write_fixed_frames()?;
         }
         let present = self.base.layers.clone();
-        self.load_over(snapshot, &present)?;
+        self.load_memory(snapshot, &present)?;
         self.load_state(leaving)
     }
 
-    fn load_over(&mut self, snapshot: &Arc<SnapshotData>, present: &Layers) -> Result<(), Failure> {
-        if let CowState::Host(host) = &mut self.cow {
-            host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+    /// Brings the memories to the contents of a snapshot.
+    fn load_memory(
+        &mut self,
+        snapshot: &Arc<SnapshotData>,
+        present: &Layers,
+    ) -> Result<(), Failure> {
+        match &self.cow {
+            CowState::Kernel(_) => self.load_kernel(snapshot)?,
+            CowState::Guest(_) | CowState::Host(_) => self.load_user(snapshot, present)?,
         }
-        match self.geometry.placement {
-            Placement::Stacked { .. } => self.memory.stack_layers(&snapshot.layers, present),
-            Placement::InPlace => self.memory.place_layers(&snapshot.layers, &snapshot.space),
-        }
-        .map_err(Failure::Memory)?;
-        if let Some(user) = self.geometry.user.clone() {
-            self.rebuild_tables(snapshot, user.tables)?;
-        } else {
-            self.wipe_scratch()?;
-        }
-        if let CowState::Guest(guest) = &mut self.cow {
-            guest.start(&self.memory, &self.geometry, snapshot, self.tables_used)?;
-        }
-        self.write_bookkeeping(snapshot.generation)?;
-        self.write_seed()?;
-        self.wipe_buffers()?;
         self.base = snapshot.clone();
-        Ok(())
-    }
-
-    /// Makes the vCPU hold the state of the snapshot that is loaded, where by now it holds `self.state` but for what `leaving`
-    /// says.
-    fn load_state(&mut self, leaving: Leaving) -> Result<(), Failure> {
-        let leaving = self.really(leaving);
-        let mut next = self.base.state.clone();
-        if let Some(user) = &self.geometry.user {
-            // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
-            next.special.cr3 =
-                user.tables.start().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
-            self.resume = Some(ResumePage::new(&next, user.resume));
-        }
-        let known = std::mem::replace(&mut self.state, next);
-        self.write_resume_page()?;
-        if leaving == Leaving::Cleanly {
-            let out_of_reach =
-                |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
-            let differing = self.state.differences(&known).filter(out_of_reach);
-            self.state.restore_groups(self.vm.0.as_mut(), differing)?;
-        }
-        self.restore_registers(leaving)
-    }
-
-    /// What an idle exit says about a guest: a kernel can have changed everything.
-    fn really(&self, leaving: Leaving) -> Leaving {
-        if self.geometry.user.is_some() {
-            leaving
-        } else {
-            Leaving::Uncleanly
-        }
-    }
-
-    fn write_resume_page(&self) -> Result<(), Failure> {
-        match &self.resume {
-            Some(page) => self.write_frame(FixedFrame::Resume, page.bytes()),
-            None => Ok(()),
-        }
+        self.tell_guest()
     }
 
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
     ///
     /// Only after a clean exit: after any other, [`load`](Self::load) the same snapshot again.
     pub(crate) fn restore(&mut self) -> Result<(), Failure> {
-        let leaving = self.really(Leaving::Cleanly);
-        if leaving == Leaving::Uncleanly {
-            self.vm.0.settle()?;
+        self.generation = self.base.generation;
+        match &self.cow {
+            CowState::Kernel(_) => self.restore_kernel()?,
+            CowState::Guest(_) | CowState::Host(_) => self.restore_user()?,
         }
-        match &mut self.cow {
-            CowState::Host(host) => {
-                let contents = Contents::new(&self.geometry, &self.base.layers, &self.base.space);
-                host.restore(self.vm.0.as_mut(), &self.memory, &self.geometry, &contents)?;
-            }
-            CowState::Guest(guest) => {
-                guest.restore(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
-                // Another value of CR3 than the one that it last ran with makes the processor forget translations; bit 3 has no
-                // meaning for its walk. A value that was only staged never reached it.
-                if self.has_run {
-                    self.state.special.cr3 ^= CR3_PWT;
-                }
-            }
-        }
-        if self.geometry.user.is_some() {
-            self.wipe_buffers()?;
-            self.write_seed()?;
-        } else {
-            self.wipe_scratch()?;
-            self.write_bookkeeping(self.base.generation)?;
-        }
-        self.restore_registers(leaving)
-    }
-
-    /// Ring 3 reaches only general and vector registers and segments: the shared registers page and the resume page put them
-    /// back without a system call. After any other exit every group is written.
-    fn restore_registers(&mut self, leaving: Leaving) -> Result<(), Failure> {
-        self.has_run = false;
-        let vm = self.vm.0.as_mut();
-        if leaving == Leaving::Uncleanly {
-            return Ok(self.state.restore(vm)?);
-        }
-        let page = self
-            .resume
-            .as_ref()
-            .filter(|_| can_resume_in_ring_three(vm.capabilities(), &self.state));
-        let Some(page) = page else {
-            return Ok(self
-                .state
-                .restore_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?);
-        };
-        vm.set_state(StateGroup::Special, &self.state)?;
-        let general = std::mem::replace(&mut self.state.general, *page.entry());
-        let result = vm.set_state(StateGroup::General, &self.state);
-        self.state.general = general;
-        Ok(result?)
-    }
-
-    /// The state of the idle vCPU: what ring 3 can have changed is read, the rest is known.
-    pub(crate) fn save_state(&mut self) -> Result<VcpuState, VmError> {
-        let mut state = self.state.clone();
-        if !self.has_run {
-            // The vCPU may still stand before the resume page, which is no part of the guest.
-            return Ok(state);
-        }
-        let vm = self.vm.0.as_mut();
-        if self.geometry.user.is_none() {
-            return VcpuState::save(vm);
-        }
-        vm.settle()?;
-        state.save_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?;
-        Ok(state)
+        self.tell_guest()?;
+        self.restore_registers(Leaving::Cleanly)
     }
 
     /// Enters the guest until its next exit.
@@ -277,23 +191,43 @@ impl Instance {
         self.vm.0.run()
     }
 
+    fn is_kernel(&self) -> bool {
+        matches!(self.geometry.parts, Parts::Kernel(_))
+    }
+
     pub(crate) fn vm(&mut self) -> &mut dyn Vm {
         self.vm.0.as_mut()
+    }
+
+    /// What the guest is told about which copy it is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Tells the guest that it is the copy that it was before it was moved to this VM.
+    pub(crate) fn stay(&mut self, generation: u64) -> Result<(), Failure> {
+        self.generation = generation;
+        self.tell_guest()
     }
 
     pub(crate) fn base(&self) -> &Arc<SnapshotData> {
         &self.base
     }
 
-    pub(crate) fn geometry(&self) -> &Geometry {
+    pub(crate) fn geometry(&self) -> &Arc<Geometry> {
         &self.geometry
     }
 
     /// Writes a message at the start of the input buffer.
     pub(crate) fn write_input(&mut self, message: &[u8]) -> Result<(), OutOfBounds> {
-        self.input_used = self.input_used.max(message.len() as u64);
-        self.memory
-            .write(self.geometry.plan.input().start(), message)
+        let start = self.geometry.plan.input().start();
+        let len_bytes = message.len() as u64;
+        match &mut self.cow {
+            CowState::Kernel(physical) => physical.mark(start, len_bytes),
+            CowState::Guest(_) | CowState::Host(_) => {}
+        }
+        self.input_used = self.input_used.max(len_bytes);
+        self.memory.write(start, message)
     }
 
     /// Copies bytes from the start of the output buffer.
@@ -318,102 +252,8 @@ impl Instance {
         }
     }
 
-    fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
-        if self.tables_used == 0 {
-            return self.first_tables(snapshot, tables);
-        }
-        let start = self.memory.scratch_offset(tables);
-        self.memory
-            .scratch
-            .overlay_zeroed(start, tables.len_bytes())
-            .map_err(Failure::Memory)?;
-        self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
-        Ok(self.vm.0.publish_tables()?)
-    }
-
-    /// The tables of a new VM: the snapshot's, or new ones that become the snapshot's.
-    fn first_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
-        if let Some(shared) = snapshot
-            .tables
-            .get()
-            .filter(|shared| shared.fit(&self.geometry))
-        {
-            self.tables_used = shared
-                .map_into(&mut self.memory, tables)
-                .map_err(Failure::Memory)?;
-            return Ok(());
-        }
-        self.tables_used = machine::build(&self.memory, &self.geometry, &snapshot.space)?;
-        // The state before boot is used once; a snapshot that another engine's sandbox came first to keeps that one's.
-        if snapshot.generation > 0 && snapshot.tables.get().is_none() {
-            let shared =
-                SharedTables::copy_of(&self.memory, &self.geometry, tables, self.tables_used)
-                    .map_err(Failure::Memory)?;
-            // Lost to another thread: equal or of another geometry, either is right to keep.
-            let _ = snapshot.tables.set(shared);
-        }
-        Ok(())
-    }
-
-    fn write_fixed_frames(&mut self) -> Result<(), Failure> {
-        if self.geometry.user.is_none() {
-            return Ok(());
-        }
-        let code = monitor::code();
-        if code.len() as u64 > monitor::MAX_CODE_LEN_BYTES {
-            return Err(Failure::Memory(std::io::ErrorKind::FileTooLarge.into()));
-        }
-        self.write_frame(FixedFrame::Monitor, code)?;
-        self.write_frame(FixedFrame::Machine, &machine::machine_page())?;
-        self.write_peb()
-    }
-
-    fn write_peb(&self) -> Result<(), Failure> {
-        let peb = peb(&self.geometry);
-        self.write_frame(FixedFrame::Peb, peb.as_bytes())?;
-        self.write_seed()
-    }
-
-    /// A new seed for the guest's random numbers: two clones of a snapshot must not draw the same.
-    fn write_seed(&self) -> Result<(), Failure> {
-        let peb = self.geometry.fixed_frame(FixedFrame::Peb)?;
-        let offset = self.memory.scratch_offset(peb) + std::mem::offset_of!(Peb, seed) as u64;
-        Ok(self.memory.scratch.write_u64(offset, crate::seed::next())?)
-    }
-
-    fn write_frame(&self, frame: FixedFrame, bytes: &[u8]) -> Result<(), Failure> {
-        let range = self.geometry.fixed_frame(frame)?;
-        Ok(self.memory.write(range.start(), bytes)?)
-    }
-
-    fn write_bookkeeping(&self, generation: u64) -> Result<(), Failure> {
-        let scratch = &self.memory.scratch;
-        let top = scratch.len_bytes();
-        scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;
-        scratch.write_u64(top - SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET, generation)?;
-        // Where ring 3 may use ports by IOPL it can use the monitor's, too: a record that the monitor did not write is then
-        // known by its reason.
-        let reason = std::mem::offset_of!(FaultRecord, reason) as u64;
-        scratch.write_u64(top - FAULT_RECORD_OFFSET + reason, REASON_NONE)?;
-        Ok(())
-    }
-
-    /// Takes everything from scratch that a kernel, which can write all of it, may have left there.
-    fn wipe_scratch(&mut self) -> Result<(), Failure> {
-        let scratch = &self.memory.scratch;
-        if scratch.len_bytes() > MAX_ZEROED_SCRATCH_LEN_BYTES {
-            scratch
-                .discard(0..scratch.len_bytes())
-                .map_err(Failure::Memory)?;
-        } else {
-            scratch.zero(0, scratch.len_bytes())?;
-        }
-        self.input_used = 0;
-        self.write_peb()
-    }
-
     /// Takes from the guest's sight what earlier calls left in the buffers.
-    fn wipe_buffers(&mut self) -> Result<(), Failure> {
+    pub(crate) fn wipe_buffers(&mut self) -> Result<(), Failure> {
         let plan = &self.geometry.plan;
         let scratch = &self.memory.scratch;
         scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
@@ -425,13 +265,27 @@ impl Instance {
         Ok(())
     }
 
-    /// The pages that differ from the base snapshot, sorted by address, each with a copy of its content on request.
-    pub(crate) fn changed_pages(&mut self) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
+    /// The pages of a user guest that differ from the base snapshot, sorted by address.
+    pub(crate) fn changed_user_pages(&mut self) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
+        let space = self.base.user_space()?;
+        let contents = user::contents(&self.geometry, &self.base)?;
         match &mut self.cow {
             CowState::Host(host) => {
-                host.changed(self.vm.0.as_mut(), &self.memory, &self.geometry, &self.base)
+                host.changed(self.vm.0.as_mut(), &self.memory, &self.geometry, &contents)
             }
-            CowState::Guest(_) => guest_side::changed(&self.memory, &self.geometry, &self.base),
+            CowState::Guest(guest) => guest.changed(&self.memory, &self.geometry, space, &contents),
+            CowState::Kernel(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The pages of a kernel guest that differ from the base snapshot, sorted by address.
+    pub(crate) fn changed_kernel_pages(&mut self) -> Result<Vec<(Gpa, ChangedPage)>, Failure> {
+        let contents = physical::Contents::of(&self.base)?;
+        match &mut self.cow {
+            CowState::Kernel(physical) => {
+                physical.changed(self.vm.0.as_mut(), &self.memory, contents)
+            }
+            CowState::Guest(_) | CowState::Host(_) => Ok(Vec::new()),
         }
     }
 
@@ -457,54 +311,21 @@ pub(crate) enum ChangedPage {
     Scratch(u64),
 }
 
-/// A kernel's scratch up to this size is written over at a restore; a larger one is given back to the host kernel.
-const MAX_ZEROED_SCRATCH_LEN_BYTES: u64 = 1 << 20;
-
-/// The reason of a fault record that nobody wrote.
-const REASON_NONE: u64 = u64::MAX;
-
-/// CR3.PWT: caching of the root table, which no modern memory type makes use of (Intel SDM volume 3, section 4.9.2).
-const CR3_PWT: u64 = 1 << 3;
-
-/// `xrstor` works in ring 3 where CR4.OSXSAVE is set, or where ring 3 runs under the host's own CR4.
-fn can_resume_in_ring_three(capabilities: &Capabilities, state: &VcpuState) -> bool {
-    state.special.cr4 & cr4::OSXSAVE != 0 || capabilities.ring_zero == RingZero::Emulated
-}
-
 #[expect(unsafe_code, reason = "lends the sandbox's memories to its VM")]
 fn map_slots(vm: &mut dyn Vm, memory: &GuestMemory, geometry: &Geometry) -> Result<(), Failure> {
     let image = match geometry.cow {
         CowMode::GuestSide => Protection::ReadOnly,
         CowMode::HostSide => Protection::TrackedWrite,
     };
+    let scratch = match geometry.parts {
+        Parts::User(_) => Protection::Write,
+        Parts::Kernel(_) => Protection::TrackedWrite,
+    };
     // SAFETY: `Instance` owns VM and memories and drops the VM first; no reference into the memories is ever formed
     // (`HostMemory`).
     unsafe {
         vm.map(geometry.plan.image(), memory.image.hva(), image)?;
-        vm.map(
-            geometry.plan.scratch(),
-            memory.scratch.hva(),
-            Protection::Write,
-        )?;
+        vm.map(geometry.plan.scratch(), memory.scratch.hva(), scratch)?;
     }
     Ok(())
-}
-
-fn peb(geometry: &Geometry) -> Peb {
-    Peb {
-        input_ptr: geometry.view.input.start().as_u64(),
-        input_len_bytes: geometry.view.input.len_bytes(),
-        output_ptr: geometry.view.output.start().as_u64(),
-        output_len_bytes: geometry.view.output.len_bytes(),
-        heap_ptr: geometry.view.heap.start().as_u64(),
-        heap_len_bytes: geometry.view.heap.len_bytes(),
-        stack_top: geometry.view.stack.end().as_u64(),
-        stack_len_bytes: geometry.view.stack.len_bytes(),
-        log_level: vellum_abi::log::Level::Trace as u32,
-        flags: match geometry.cow {
-            CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,
-            CowMode::HostSide => 0,
-        },
-        ..Peb::empty()
-    }
 }

@@ -3,12 +3,12 @@
 use vellum_layout::amd64::user::{
     BOOKKEEPING, EXCEPTION_STACK, MACHINE_AREA, MONITOR_CODE_AREA, PHYSICAL_WINDOW,
 };
-use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize, RangeError};
-use vellum_vmem::{Attrs, Format, FrameSource, MapError, Mapper, RootError};
+use vellum_layout::{Gpa, Gva, GvaRange, PAGE_SIZE, PageSize, RangeError};
+use vellum_vmem::{Attrs, Format, FrameRange, FrameSource, MapError, Mapper, RootError};
 
 use crate::engine::CowMode;
 use crate::memory::{
-    Area, Backing, Extents, FixedFrame, Geometry, GuestMemory, Placement, SpaceError, TableAccess,
+    Area, Backing, FixedFrame, Geometry, GuestMemory, SpaceError, TableAccess, UserParts, UserSpace,
 };
 
 /// Accessed and dirty are set from the start, so that neither processor nor hypervisor ever writes the tables to set them.
@@ -38,7 +38,7 @@ pub(crate) enum BuildError {
 pub(crate) fn build(
     memory: &GuestMemory,
     geometry: &Geometry,
-    space: &Extents,
+    space: &UserSpace,
 ) -> Result<u64, BuildError> {
     // The monitor copies pages of 4 KiB.
     let user_leaf = match geometry.cow {
@@ -54,38 +54,27 @@ pub(crate) fn build(
         builder.map_window()?;
     }
     let (_, frames) = builder.mapper.into_parts();
-    Ok(frames.used)
-}
-
-/// Hands out the frames of the table region.
-#[derive(Debug)]
-struct TableFrames {
-    range: GpaRange,
-    used: u64,
-}
-
-impl FrameSource for TableFrames {
-    fn allocate_table(&mut self) -> Option<Gpa> {
-        let frame = self.range.at(self.used * PAGE_SIZE)?;
-        self.used += 1;
-        Some(frame)
-    }
+    Ok(frames.used_frames())
 }
 
 struct Builder<'a> {
-    mapper: Mapper<TableAccess<'a>, TableFrames>,
+    mapper: Mapper<TableAccess<'a>, FrameRange>,
     geometry: &'a Geometry,
+    user: &'a UserParts,
 }
 
 impl<'a> Builder<'a> {
     fn new(memory: &'a GuestMemory, geometry: &'a Geometry) -> Result<Self, BuildError> {
-        let mut frames = TableFrames {
-            range: geometry.tables()?,
-            used: 0,
-        };
+        let user = geometry.user()?;
+        let mut frames = FrameRange::new(user.tables);
         let root = frames.allocate_table().ok_or(BuildError::NoFrames(0))?;
-        let mapper = Mapper::new(TableAccess::new(memory), frames, root, Format::FOUR_LEVEL)?;
-        Ok(Self { mapper, geometry })
+        let store = TableAccess::in_scratch(memory);
+        let mapper = Mapper::new(store, frames, root, Format::FOUR_LEVEL)?;
+        Ok(Self {
+            mapper,
+            geometry,
+            user,
+        })
     }
 
     fn with_max_leaf(mut self, size: PageSize) -> Self {
@@ -101,17 +90,17 @@ impl<'a> Builder<'a> {
     }
 
     /// Extents, and the gaps between them that a zero region fills.
-    fn map_user_areas(&mut self, space: &Extents) -> Result<(), BuildError> {
-        let mut extents = space.extents().iter().peekable();
+    fn map_user_areas(&mut self, space: &UserSpace) -> Result<(), BuildError> {
+        let mut extents = space.extents().as_slice().iter().peekable();
         for area in space.areas() {
             let mut at = area.range.start();
-            while let Some(extent) = extents.next_if(|extent| extent.gva < area.range.end()) {
-                self.map_zero_run(area, at, extent.gva)?;
+            while let Some(extent) = extents.next_if(|extent| extent.at < area.range.end()) {
+                self.map_zero_run(area, at, extent.at)?;
                 let frame = self
-                    .geometry
+                    .user
                     .image_gpa(extent.image_page)
                     .ok_or(BuildError::ImagePage(extent.image_page))?;
-                let range = extent.range()?;
+                let range = GvaRange::new(extent.at, extent.len_bytes())?;
                 self.map(range, frame, self.leaf_attrs(area))?;
                 at = range.end();
             }
@@ -131,10 +120,7 @@ impl<'a> Builder<'a> {
         }
         let range = GvaRange::from_bounds(from, to)?;
         let into_area = from.as_u64() - area.range.start().as_u64();
-        let Placement::Stacked { zero_base, .. } = self.geometry.placement else {
-            return Ok(());
-        };
-        let frame = zero_base
+        let frame = (self.user.zero_base)
             .checked_add(first_page * PAGE_SIZE + into_area)
             .ok_or(SpaceError::Overflow)?;
         self.map(range, frame, self.leaf_attrs(area))
@@ -153,8 +139,8 @@ impl<'a> Builder<'a> {
     /// PEB and input buffer for reading, output buffer for writing, resume page for executing.
     fn map_io(&mut self) -> Result<(), BuildError> {
         let geometry = self.geometry;
-        let peb = geometry.fixed_frame(FixedFrame::Peb)?.start();
-        let resume = geometry.fixed_frame(FixedFrame::Resume)?.start();
+        let peb = self.user.fixed_frame(FixedFrame::Peb)?.start();
+        let resume = self.user.fixed_frame(FixedFrame::Resume)?.start();
         self.map(geometry.view.peb, peb, READ_ONLY_DATA | Attrs::USER)?;
         self.map(
             geometry.view.input,
@@ -166,16 +152,15 @@ impl<'a> Builder<'a> {
             geometry.plan.output().start(),
             DATA | Attrs::USER,
         )?;
-        let user = geometry.user.as_ref().ok_or(SpaceError::NoTables)?;
-        self.map(user.resume, resume, USED | Attrs::USER)
+        self.map(self.user.resume, resume, USED | Attrs::USER)
     }
 
     /// Monitor code, machine page, exception stack, bookkeeping.
     fn map_supervisor(&mut self) -> Result<(), BuildError> {
         let geometry = self.geometry;
         let one_page = |area: GvaRange| GvaRange::new(area.start(), PAGE_SIZE);
-        let monitor = geometry.fixed_frame(FixedFrame::Monitor)?.start();
-        let machine = geometry.fixed_frame(FixedFrame::Machine)?.start();
+        let monitor = self.user.fixed_frame(FixedFrame::Monitor)?.start();
+        let machine = self.user.fixed_frame(FixedFrame::Machine)?.start();
         self.map(one_page(MONITOR_CODE_AREA)?, monitor, USED)?;
         self.map(one_page(MACHINE_AREA)?, machine, READ_ONLY_DATA)?;
         self.map(

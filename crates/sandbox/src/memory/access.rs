@@ -4,12 +4,10 @@ use std::io;
 
 use vellum_backend::HostMemory;
 use vellum_backend::memory::OutOfBounds;
-use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE};
-use vellum_vmem::{
-    EntryRun, EntryWidth, Format, Mapping, StoreError, TableStore, TranslateError, translate,
-};
+use vellum_layout::{Gpa, GpaRange, PAGE_SIZE};
+use vellum_vmem::{EntryRun, EntryWidth, StoreError, TableStore};
 
-use super::{Extents, Geometry, Layers, identity};
+use super::{Extents, Geometry, Layers};
 
 /// The memories that a VM maps, and where they are.
 #[derive(Debug)]
@@ -49,19 +47,23 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Maps the pages of a snapshot at the addresses that the guest knows them by, and zeroes elsewhere.
-    pub(crate) fn place_layers(&mut self, layers: &Layers, space: &Extents) -> io::Result<()> {
-        self.image.overlay_zeroed(0, self.image.len_bytes())?;
-        for extent in space.extents() {
-            let gpa = identity::physical_of(extent.gva).ok_or(io::ErrorKind::InvalidInput)?;
-            let at = self
-                .image_range
-                .offset_of(gpa)
-                .ok_or(io::ErrorKind::InvalidInput)?;
+    /// Maps the pages of a snapshot at their guest-physical addresses, and zeroes everywhere else.
+    pub(crate) fn place_layers(
+        &mut self,
+        layers: &Layers,
+        extents: &Extents<Gpa>,
+    ) -> io::Result<()> {
+        for memory in [&mut self.image, &mut self.scratch] {
+            memory.overlay_zeroed(0, memory.len_bytes())?;
+        }
+        for extent in extents.as_slice() {
             let (sealed, part) = layers
                 .sealed_part(extent.image_page, extent.pages)
                 .ok_or(io::ErrorKind::InvalidInput)?;
-            self.image.overlay_part(at, sealed, part)?;
+            let (memory, at) = self
+                .locate_mut(extent.at)
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            memory.overlay_part(at, sealed, part)?;
         }
         Ok(())
     }
@@ -72,6 +74,13 @@ impl GuestMemory {
             return Some((&self.scratch, offset));
         }
         Some((&self.image, self.image_range.offset_of(gpa)?))
+    }
+
+    fn locate_mut(&mut self, gpa: Gpa) -> Option<(&mut HostMemory, u64)> {
+        if let Some(offset) = self.scratch_range.offset_of(gpa) {
+            return Some((&mut self.scratch, offset));
+        }
+        Some((&mut self.image, self.image_range.offset_of(gpa)?))
     }
 
     /// The offset of a range in scratch.
@@ -86,11 +95,6 @@ impl GuestMemory {
         let (memory, offset) = self.locate(gpa).ok_or_else(|| unbacked(gpa, bytes.len()))?;
         memory.write(offset, bytes)
     }
-
-    /// Translates a guest-virtual address through the guest's own tables.
-    pub(crate) fn translate(&self, root: Gpa, gva: Gva) -> Result<Mapping, TranslateError> {
-        translate(&TableAccess::new(self), root, gva, Format::FOUR_LEVEL)
-    }
 }
 
 static EMPTY: std::sync::LazyLock<Layers> = std::sync::LazyLock::new(Layers::default);
@@ -103,56 +107,86 @@ fn unbacked(gpa: Gpa, len_bytes: usize) -> OutOfBounds {
     }
 }
 
-/// Page tables in guest memory. They lie in scratch; an entry anywhere else is not written.
+/// Page tables in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableAccess<'a> {
     memory: &'a GuestMemory,
+    reach: TableReach,
+}
+
+/// Where tables may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TableReach {
+    Scratch,
+    Anywhere,
 }
 
 impl<'a> TableAccess<'a> {
-    pub(crate) fn new(memory: &'a GuestMemory) -> Self {
-        Self { memory }
+    /// Tables that the host makes: they lie in scratch.
+    pub(crate) fn in_scratch(memory: &'a GuestMemory) -> Self {
+        Self {
+            memory,
+            reach: TableReach::Scratch,
+        }
+    }
+
+    /// Tables that a kernel makes, wherever it likes.
+    pub(crate) fn anywhere(memory: &'a GuestMemory) -> Self {
+        Self {
+            memory,
+            reach: TableReach::Anywhere,
+        }
+    }
+
+    fn locate(&self, at: Gpa) -> Option<(&'a HostMemory, u64)> {
+        match self.reach {
+            TableReach::Scratch => Some((
+                &self.memory.scratch,
+                self.memory.scratch_range.offset_of(at)?,
+            )),
+            TableReach::Anywhere => self.memory.locate(at),
+        }
     }
 }
 
 impl TableStore for TableAccess<'_> {
-    fn read_entry(&self, at: Gpa, _width: EntryWidth) -> Result<u64, StoreError> {
-        let (memory, offset) = self.memory.locate(at).ok_or(StoreError::Unbacked { at })?;
-        // An image has unmapped room behind its layers: tables never lie there.
-        if !std::ptr::eq(memory, &raw const self.memory.scratch) {
-            return Err(StoreError::Unbacked { at });
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        let unbacked = StoreError::Unbacked { at };
+        let (memory, offset) = self.locate(at).ok_or(unbacked)?;
+        match width {
+            EntryWidth::Bytes8 => memory.read_u64(offset),
+            EntryWidth::Bytes4 => memory.read_u32(offset).map(u64::from),
         }
-        memory
-            .read_u64(offset)
-            .map_err(|_| StoreError::Unbacked { at })
+        .map_err(|_| unbacked)
     }
 
-    fn write_entry(&mut self, at: Gpa, _width: EntryWidth, raw: u64) -> Result<(), StoreError> {
-        let offset = self
-            .memory
-            .scratch_range
-            .offset_of(at)
-            .ok_or(StoreError::ReadOnly { at })?;
-        self.memory
-            .scratch
-            .write_u64(offset, raw)
-            .map_err(|_| StoreError::Unbacked { at })
+    fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError> {
+        let (memory, offset) = self.locate(at).ok_or(StoreError::ReadOnly { at })?;
+        match width {
+            EntryWidth::Bytes8 => memory.write_u64(offset, raw),
+            // An entry of this width has no upper half.
+            EntryWidth::Bytes4 => memory.write_u32(offset, (raw & u64::from(u32::MAX)) as u32),
+        }
+        .map_err(|_| StoreError::Unbacked { at })
     }
 
     fn fill_entries(
         &mut self,
         at: Gpa,
-        _width: EntryWidth,
+        width: EntryWidth,
         run: EntryRun,
     ) -> Result<(), StoreError> {
-        let offset = self
-            .memory
-            .scratch_range
-            .offset_of(at)
-            .ok_or(StoreError::ReadOnly { at })?;
-        self.memory
-            .scratch
-            .fill_u64(offset, run.first_raw, run.stride, run.count)
-            .map_err(|_| StoreError::Unbacked { at })
+        let unbacked = StoreError::Unbacked { at };
+        let (memory, offset) = self.locate(at).ok_or(StoreError::ReadOnly { at })?;
+        if width == EntryWidth::Bytes8 {
+            return memory
+                .fill_u64(offset, run.first_raw, run.stride, run.count)
+                .map_err(|_| unbacked);
+        }
+        for (offset, raw) in (offset..).step_by(4).zip(run.values()) {
+            let raw = (raw & u64::from(u32::MAX)) as u32;
+            memory.write_u32(offset, raw).map_err(|_| unbacked)?;
+        }
+        Ok(())
     }
 }

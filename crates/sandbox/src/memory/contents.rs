@@ -1,16 +1,17 @@
-//! What lies where in the image slot: from its pages to the layers below them and to the addresses that the guest knows them by.
+//! What lies where in the image slot of a user guest: from its pages to the layers below them and to the addresses that the guest
+//! knows them by.
 
-use vellum_backend::HostMemory;
-use vellum_layout::{Gva, PAGE_SIZE};
+use vellum_layout::{GpaRange, Gva, PAGE_SIZE};
 
-use super::{Backing, Extents, Geometry, Layers, Placement};
+use super::{Backing, Extents, Layers, PageSource, UserParts, UserSpace};
 
 /// The unmodified contents of an image slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents<'a> {
-    geometry: &'a Geometry,
+    image: GpaRange,
+    parts: &'a UserParts,
     layers: &'a Layers,
-    space: &'a Extents,
+    space: &'a UserSpace,
 }
 
 /// From image pages back to addresses: (first image page, length, address), sorted.
@@ -20,10 +21,10 @@ pub(crate) struct AddressIndex {
 }
 
 impl AddressIndex {
-    pub(crate) fn new(space: &Extents) -> Self {
-        let runs = space.extents().iter();
+    fn new(extents: &Extents<Gva>) -> Self {
+        let runs = extents.as_slice().iter();
         let mut extents: Vec<_> = runs
-            .map(|run| (run.image_page, run.pages, run.gva))
+            .map(|run| (run.image_page, run.pages, run.at))
             .collect();
         extents.sort_unstable();
         Self { extents }
@@ -39,42 +40,38 @@ impl AddressIndex {
 }
 
 impl<'a> Contents<'a> {
-    pub(crate) fn new(geometry: &'a Geometry, layers: &'a Layers, space: &'a Extents) -> Self {
+    pub(crate) fn new(
+        image: GpaRange,
+        parts: &'a UserParts,
+        layers: &'a Layers,
+        space: &'a UserSpace,
+    ) -> Self {
         Self {
-            geometry,
+            image,
+            parts,
             layers,
             space,
         }
     }
 
-    /// The unmodified content of a page of the slot: a memory and the offset in it, or nothing for zeroes.
-    pub(crate) fn pristine(&self, page: u64) -> Option<(&'a HostMemory, u64)> {
-        match self.geometry.placement {
-            Placement::Stacked { .. } => self.layers.pristine(page),
-            Placement::InPlace => self
-                .layers
-                .pristine(self.space.image_page_of(self.in_place(page)?)?),
-        }
+    /// What [`address`](Self::address) needs, made once for many pages.
+    pub(crate) fn address_index(&self) -> AddressIndex {
+        AddressIndex::new(self.space.extents())
+    }
+
+    /// The unmodified content of a page of the slot.
+    pub(crate) fn pristine(&self, page: u64) -> PageSource<'a> {
+        self.layers.page(page)
     }
 
     /// The address that the guest knows a page of the slot by. `None` for a page that no address maps: one of an older layer that
     /// a newer one hides.
     pub(crate) fn address(&self, page: u64, index: &AddressIndex) -> Option<Gva> {
-        match self.geometry.placement {
-            Placement::Stacked { zero_base, .. } => {
-                let zero_first = self.geometry.plan.image().offset_of(zero_base)? / PAGE_SIZE;
-                match page.checked_sub(zero_first) {
-                    Some(zero_page) => self.zero_page(zero_page),
-                    None => index.address(page),
-                }
-            }
-            Placement::InPlace => self.in_place(page),
+        let zero_first = self.image.offset_of(self.parts.zero_base)? / PAGE_SIZE;
+        match page.checked_sub(zero_first) {
+            Some(zero_page) => self.zero_page(zero_page),
+            None => index.address(page),
         }
-    }
-
-    fn in_place(&self, page: u64) -> Option<Gva> {
-        let gpa = self.geometry.plan.image().at(page * PAGE_SIZE)?;
-        Gva::new(gpa.as_u64()).ok()
     }
 
     fn zero_page(&self, zero_page: u64) -> Option<Gva> {

@@ -1,116 +1,100 @@
-//! What is mapped where: the guest's address space as a short list, from which page tables are generated.
-//!
-//! An [`Area`] is a range that the guest may use (a segment of the ELF file, the heap, the stack). Where an area holds
-//! anything but zeroes, an [`Extent`] says which pages of the image hold it. Page tables are derived from both and can be
-//! rebuilt at any time.
+//! Which pages of the image hold what: a short list of runs, by address.
 
-use vellum_layout::{Gva, GvaRange, PAGE_SIZE, RangeError};
-use vellum_vmem::Attrs;
+use vellum_layout::{Gpa, Gva, PAGE_SIZE};
 
-/// A range of guest-virtual addresses with one set of permissions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Area {
-    /// Where.
-    pub(crate) range: GvaRange,
-    /// What ring 3 may do there: WRITE, NO_EXECUTE.
-    pub(crate) rights: Attrs,
-    /// Where pages that no extent covers come from.
-    pub(crate) backing: Backing,
+/// An address that names a page: guest-virtual where the host makes the page tables, guest-physical where the guest does.
+pub(crate) trait PageAddress: Copy + Ord {
+    /// The address as a number.
+    fn number(self) -> u64;
+    /// The address `bytes` further on.
+    fn forward(self, bytes: u64) -> Option<Self>;
 }
 
-impl Area {
-    /// Whether the guest may write.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.rights.contains(Attrs::WRITE)
+impl PageAddress for Gva {
+    fn number(self) -> u64 {
+        self.as_u64()
+    }
+
+    fn forward(self, bytes: u64) -> Option<Self> {
+        self.checked_add(bytes)
     }
 }
 
-/// Where the untouched pages of an area come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backing {
-    /// Extents cover the whole area.
-    Image,
-    /// Zeroes, on demand. The number is the area's first page in the zero region of a sandbox with host-side copy-on-write.
-    Zero {
-        /// Index of the first page.
-        first_page: u64,
-    },
+impl PageAddress for Gpa {
+    fn number(self) -> u64 {
+        self.as_u64()
+    }
+
+    fn forward(self, bytes: u64) -> Option<Self> {
+        self.checked_add(bytes)
+    }
 }
 
 /// A run of pages whose content lies in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    /// First guest-virtual page.
-    pub(crate) gva: Gva,
+pub(crate) struct Extent<A> {
+    /// Address of the first page.
+    pub(crate) at: A,
     /// First page of the image, counted over all layers.
     pub(crate) image_page: u64,
     /// Length.
     pub(crate) pages: u64,
 }
 
-impl Extent {
-    /// The guest-virtual range.
-    pub(crate) fn range(&self) -> Result<GvaRange, RangeError> {
-        GvaRange::new(self.gva, self.pages * PAGE_SIZE)
+impl<A: PageAddress> Extent<A> {
+    /// Length in bytes.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.pages * PAGE_SIZE
     }
 
     fn end(&self) -> u64 {
-        self.gva.as_u64() + self.pages * PAGE_SIZE
+        self.at.number() + self.len_bytes()
     }
 }
 
-/// Areas and extents of a snapshot, each sorted by address, without overlap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Extents {
-    areas: Vec<Area>,
-    extents: Vec<Extent>,
+/// The extents of a snapshot, sorted by address, without overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extents<A> {
+    extents: Vec<Extent<A>>,
 }
 
-impl Extents {
-    /// From areas and extents in any order; the caller has checked that they do not overlap.
-    pub(crate) fn new(mut areas: Vec<Area>, mut extents: Vec<Extent>) -> Self {
-        areas.sort_unstable_by_key(|area| area.range.start());
-        extents.sort_unstable_by_key(|extent| extent.gva);
-        Self { areas, extents }
+impl<A: PageAddress> Extents<A> {
+    /// From extents in any order; the caller has checked that they do not overlap.
+    pub(crate) fn new(mut extents: Vec<Extent<A>>) -> Self {
+        extents.sort_unstable_by_key(|extent| extent.at);
+        Self { extents }
     }
 
-    pub(crate) fn areas(&self) -> &[Area] {
-        &self.areas
-    }
-
-    pub(crate) fn extents(&self) -> &[Extent] {
+    pub(crate) fn as_slice(&self) -> &[Extent<A>] {
         &self.extents
     }
 
-    /// The area that holds `gva`.
-    pub(crate) fn area_of(&self, gva: Gva) -> Option<&Area> {
-        let after = self.areas.partition_point(|area| area.range.start() <= gva);
-        self.areas[..after]
-            .last()
-            .filter(|area| area.range.contains(gva))
+    /// Pages in all extents.
+    pub(crate) fn pages(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.pages).sum()
     }
 
-    /// The page of the image that holds `gva`, if any does.
-    pub(crate) fn image_page_of(&self, gva: Gva) -> Option<u64> {
-        let after = self.extents.partition_point(|extent| extent.gva <= gva);
+    /// The page of the image that holds `at`, if any does.
+    pub(crate) fn image_page_of(&self, at: A) -> Option<u64> {
+        let after = self.extents.partition_point(|extent| extent.at <= at);
         let extent = self.extents[..after].last()?;
-        (gva.as_u64() < extent.end())
-            .then(|| extent.image_page + (gva.as_u64() - extent.gva.as_u64()) / PAGE_SIZE)
+        (at.number() < extent.end())
+            .then(|| extent.image_page + (at.number() - extent.at.number()) / PAGE_SIZE)
     }
 
-    /// The same space after the pages `dirty` (sorted) moved to the image pages `first_image_page` and following.
-    pub(crate) fn with_overlay(&self, dirty: &[Gva], first_image_page: u64) -> Self {
+    /// The same extents after the pages `dirty` (sorted) moved to the image pages `first_image_page` and following.
+    pub(crate) fn with_overlay(&self, dirty: &[A], first_image_page: u64) -> Self {
         let mut extents = Vec::with_capacity(self.extents.len() + dirty.len());
         let mut moved = dirty.iter().copied().peekable();
         for extent in &self.extents {
             let mut rest = *extent;
-            while let Some(&gva) = moved.peek() {
-                if gva.as_u64() >= rest.end() {
+            while let Some(&at) = moved.peek() {
+                if at.number() >= rest.end() {
                     break;
                 }
                 moved.next();
-                if gva >= rest.gva {
-                    rest = split_around(rest, gva, &mut extents);
+                if at >= rest.at {
+                    rest = split_around(rest, at, &mut extents);
                 }
             }
             if rest.pages > 0 {
@@ -118,13 +102,13 @@ impl Extents {
             }
         }
         extents.extend(runs(dirty, first_image_page));
-        Self::new(self.areas.clone(), extents)
+        Self::new(extents)
     }
 }
 
-/// Pushes the part of `extent` before the page `gva` and returns the part behind it.
-fn split_around(extent: Extent, gva: Gva, into: &mut Vec<Extent>) -> Extent {
-    let before = (gva.as_u64() - extent.gva.as_u64()) / PAGE_SIZE;
+/// Pushes the part of `extent` before the page `at` and returns the part behind it.
+fn split_around<A: PageAddress>(extent: Extent<A>, at: A, into: &mut Vec<Extent<A>>) -> Extent<A> {
+    let before = (at.number() - extent.at.number()) / PAGE_SIZE;
     if before > 0 {
         into.push(Extent {
             pages: before,
@@ -133,24 +117,23 @@ fn split_around(extent: Extent, gva: Gva, into: &mut Vec<Extent>) -> Extent {
     }
     let skipped = before + 1;
     Extent {
-        // The end of an extent is a canonical address, or the extent is empty and the address unused.
-        gva: extent
-            .gva
-            .checked_add(skipped * PAGE_SIZE)
-            .unwrap_or(extent.gva),
+        // The end of an extent is an address, or the extent is empty and the address unused.
+        at: (extent.at)
+            .forward(skipped * PAGE_SIZE)
+            .unwrap_or(extent.at),
         image_page: extent.image_page + skipped,
         pages: extent.pages - skipped,
     }
 }
 
 /// Groups sorted pages, stored one after another in the image, into extents.
-fn runs(pages: &[Gva], first_image_page: u64) -> Vec<Extent> {
-    let mut runs: Vec<Extent> = Vec::new();
-    for (&gva, image_page) in pages.iter().zip(first_image_page..) {
+fn runs<A: PageAddress>(pages: &[A], first_image_page: u64) -> Vec<Extent<A>> {
+    let mut runs: Vec<Extent<A>> = Vec::new();
+    for (&at, image_page) in pages.iter().zip(first_image_page..) {
         match runs.last_mut() {
-            Some(run) if run.end() == gva.as_u64() => run.pages += 1,
+            Some(run) if run.end() == at.number() => run.pages += 1,
             _ => runs.push(Extent {
-                gva,
+                at,
                 image_page,
                 pages: 1,
             }),

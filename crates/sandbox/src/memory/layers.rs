@@ -4,8 +4,11 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use vellum_backend::memory::OutOfBounds;
 use vellum_backend::{HostMemory, SealedMemory};
 use vellum_layout::PAGE_SIZE;
+
+use super::PAGE_LEN_BYTES;
 
 /// One sealed memory, and a mapping of it from which dirtied pages are put back.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ impl Layer {
     /// A layer of `pages`, filled by `fill`.
     pub(crate) fn create(
         pages: u64,
-        fill: impl FnOnce(&HostMemory) -> Result<(), vellum_backend::memory::OutOfBounds>,
+        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
     ) -> io::Result<Arc<Self>> {
         let sealed = SealedMemory::create("vellum-layer", pages * PAGE_SIZE, fill)?;
         let pristine = sealed.map()?;
@@ -84,11 +87,61 @@ impl Layers {
         Some((&layer.sealed, start..start + pages * PAGE_SIZE))
     }
 
-    /// The unmodified content of an image page: a memory and the offset in it.
-    pub(crate) fn pristine(&self, image_page: u64) -> Option<(&HostMemory, u64)> {
-        let (first, layer) = self
-            .iter()
-            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))?;
-        Some((&layer.pristine, (image_page - first) * PAGE_SIZE))
+    /// The unmodified content of an image page; zeroes behind the last one.
+    pub(crate) fn page(&self, image_page: u64) -> PageSource<'_> {
+        self.iter()
+            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))
+            .map_or(PageSource::Zero, |(first, layer)| PageSource::Layer {
+                memory: &layer.pristine,
+                offset: (image_page - first) * PAGE_SIZE,
+            })
+    }
+}
+
+/// The unmodified content of a page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PageSource<'a> {
+    /// It lies at this offset of a layer.
+    Layer { memory: &'a HostMemory, offset: u64 },
+    /// It is all zeroes.
+    Zero,
+}
+
+impl PageSource<'_> {
+    /// Writes the content over the page at `offset` of `memory`.
+    pub(crate) fn put(self, memory: &HostMemory, offset: u64) -> Result<(), OutOfBounds> {
+        match self {
+            Self::Layer {
+                memory: layer,
+                offset: at,
+            } => memory.copy_from(offset, layer, at, PAGE_SIZE),
+            Self::Zero => memory.zero(offset, PAGE_SIZE),
+        }
+    }
+
+    /// Whether the page at `offset` of `memory` has this content.
+    pub(crate) fn equals(self, memory: &HostMemory, offset: u64) -> Result<bool, OutOfBounds> {
+        match self {
+            Self::Layer {
+                memory: layer,
+                offset: at,
+            } => memory.equals(offset, layer, at, PAGE_SIZE),
+            Self::Zero => {
+                let mut bytes = [0; PAGE_LEN_BYTES];
+                memory.read(offset, &mut bytes)?;
+                Ok(bytes.iter().all(|&byte| byte == 0))
+            }
+        }
+    }
+
+    /// Copies the content.
+    pub(crate) fn read(self, into: &mut [u8; PAGE_LEN_BYTES]) -> Result<(), OutOfBounds> {
+        match self {
+            Self::Layer { memory, offset } => memory.read(offset, into),
+            Self::Zero => {
+                into.fill(0);
+                Ok(())
+            }
+        }
     }
 }

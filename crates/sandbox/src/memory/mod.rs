@@ -1,17 +1,24 @@
 //! The two memories of a guest: image and scratch, lent to the VM.
 
 mod access;
+mod areas;
+mod config;
 mod contents;
 mod extents;
-pub(crate) mod identity;
+mod kernel;
 mod layers;
 mod space;
+mod user;
 
 pub(crate) use access::{GuestMemory, TableAccess};
-pub(crate) use contents::{AddressIndex, Contents};
-pub(crate) use extents::{Area, Backing, Extent, Extents};
-pub(crate) use layers::{Layer, Layers};
-pub(crate) use space::{FixedFrame, Geometry, Placement, Sizes, SpaceError};
+pub(crate) use areas::{Area, Backing, UserSpace};
+pub(crate) use config::{Config, Sizes};
+pub(crate) use contents::Contents;
+pub(crate) use extents::{Extent, Extents, PageAddress};
+pub(crate) use kernel::Paging;
+pub(crate) use layers::{Layer, Layers, PageSource};
+pub(crate) use space::{Geometry, GuestView, Parts, SpaceError};
+pub(crate) use user::{FixedFrame, UserParts};
 
 /// Bytes of a page, as a `usize` for slices.
 pub(crate) const PAGE_LEN_BYTES: usize = 4096;

@@ -169,7 +169,7 @@ fn privileged() -> Vec<Row> {
         out("out to the interrupt controller", 0x20, "0x20"),
         out("out to the PCI configuration", 0xCF8, "0xcf8"),
         out("out just below the ABI's ports", 0xDF, "0xdf"),
-        out("out to the monitor's port", 0xE6, "0xe6"),
+        out("out to the monitor's port", 0xE7, "0xe7"),
         out("out just above the ABI's ports", 0xE7, "0xe7"),
         out("out to the last port", 0xFFFF, "0xffff"),
         read("in from the first port", 0, "0x0"),

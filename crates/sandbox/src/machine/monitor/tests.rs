@@ -71,8 +71,8 @@ fn the_code_leaves_through_the_fault_port_and_iretq_only() {
             .filter(|window| *window == pattern)
             .count()
     };
-    // `out 0xE6, eax` and the loop behind it; `iretq`.
-    assert_eq!(count(&[0xE7, 0xE6, 0xEB, 0xFE]), 1);
+    // `out 0xE7, eax` and the loop behind it; `iretq`.
+    assert_eq!(count(&[0xE7, 0xE7, 0xEB, 0xFE]), 1);
     assert_eq!(count(&[0x48, 0xCF]), 1);
     // No `hlt`, which would be an exit of another kind, and no `syscall`.
     assert_eq!(count(&[0x0F, 0x05]), 0);

@@ -2,10 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
-use vellum_layout::{Gva, GvaRange, PAGE_SIZE};
-use vellum_vmem::Attrs;
+use vellum_layout::{Gva, PAGE_SIZE};
 
-use super::{Area, Backing, Extent, Extents};
+use super::{Extent, Extents};
 
 /// Pages of the space that the tests use, from address 0x10_0000 on.
 const PAGES: u64 = 64;
@@ -15,35 +14,27 @@ fn gva(page: u64) -> Gva {
     Gva::new(BASE + page * PAGE_SIZE).expect("canonical")
 }
 
-fn area(first: u64, pages: u64, backing: Backing) -> Area {
-    Area {
-        range: GvaRange::new(gva(first), pages * PAGE_SIZE).expect("a range"),
-        rights: Attrs::WRITE,
-        backing,
-    }
-}
-
-fn extent(first: u64, image_page: u64, pages: u64) -> Extent {
+fn extent(first: u64, image_page: u64, pages: u64) -> Extent<Gva> {
     Extent {
-        gva: gva(first),
+        at: gva(first),
         image_page,
         pages,
     }
 }
 
 /// What a space says, page by page.
-fn map_of(space: &Extents) -> BTreeMap<u64, u64> {
+fn map_of(space: &Extents<Gva>) -> BTreeMap<u64, u64> {
     (0..PAGES)
         .filter_map(|page| Some((page, space.image_page_of(gva(page))?)))
         .collect()
 }
 
 /// Sorted, disjoint, none empty.
-fn assert_well_formed(space: &Extents) {
-    for pair in space.extents().windows(2) {
-        assert!(pair[0].end() <= pair[1].gva.as_u64(), "{pair:x?}");
+fn assert_well_formed(space: &Extents<Gva>) {
+    for pair in space.as_slice().windows(2) {
+        assert!(pair[0].end() <= pair[1].at.as_u64(), "{pair:x?}");
     }
-    assert!(space.extents().iter().all(|extent| extent.pages > 0));
+    assert!(space.as_slice().iter().all(|extent| extent.pages > 0));
 }
 
 fn gvas(pages: &BTreeSet<u64>) -> Vec<Gva> {
@@ -52,8 +43,8 @@ fn gvas(pages: &BTreeSet<u64>) -> Vec<Gva> {
 
 #[test]
 fn an_overlay_takes_its_pages_out_of_the_extents_below() {
-    let space = Extents::new(vec![area(0, 10, Backing::Image)], vec![extent(0, 100, 10)]);
-    let cases: [(&[u64], Vec<Extent>); 6] = [
+    let space = Extents::new(vec![extent(0, 100, 10)]);
+    let cases: [(&[u64], Vec<Extent<Gva>>); 6] = [
         (&[], vec![extent(0, 100, 10)]),
         (&[0], vec![extent(0, 500, 1), extent(1, 101, 9)]),
         (&[9], vec![extent(0, 100, 9), extent(9, 500, 1)]),
@@ -69,52 +60,16 @@ fn an_overlay_takes_its_pages_out_of_the_extents_below() {
     ];
     for (dirty, expected) in cases {
         let dirty: Vec<Gva> = dirty.iter().copied().map(gva).collect();
-        assert_eq!(space.with_overlay(&dirty, 500).extents(), expected);
+        assert_eq!(space.with_overlay(&dirty, 500).as_slice(), expected);
     }
 }
 
 #[test]
 fn an_overlay_covers_pages_that_no_extent_had() {
-    let zero = Backing::Zero { first_page: 0 };
-    let space = Extents::new(vec![area(0, 10, zero)], Vec::new());
+    let space = Extents::new(Vec::new());
     let dirty = [gva(2), gva(3), gva(7)];
     let expected = [extent(2, 40, 2), extent(7, 42, 1)];
-    assert_eq!(space.with_overlay(&dirty, 40).extents(), expected);
-}
-
-#[test]
-fn an_area_is_found_by_any_of_its_addresses_and_no_other() {
-    let areas = vec![area(10, 2, Backing::Image), area(4, 3, Backing::Image)];
-    let space = Extents::new(areas, Vec::new());
-    let cases = [
-        (3, None),
-        (4, Some(4)),
-        (6, Some(4)),
-        (7, None),
-        (9, None),
-        (10, Some(10)),
-        (11, Some(10)),
-        (12, None),
-    ];
-    for (page, expected) in cases {
-        for address in [
-            gva(page),
-            Gva::new(gva(page).as_u64() + 4095).expect("canonical"),
-        ] {
-            let found = space.area_of(address).map(|area| area.range.start());
-            assert_eq!(found, expected.map(gva), "page {page}");
-        }
-    }
-}
-
-#[test]
-fn areas_keep_their_rights_and_backing_through_an_overlay() {
-    let areas = vec![
-        area(0, 4, Backing::Image),
-        area(8, 4, Backing::Zero { first_page: 3 }),
-    ];
-    let space = Extents::new(areas.clone(), vec![extent(0, 0, 4)]);
-    assert_eq!(space.with_overlay(&[gva(9)], 4).areas(), areas);
+    assert_eq!(space.with_overlay(&dirty, 40).as_slice(), expected);
 }
 
 proptest! {
@@ -124,18 +79,16 @@ proptest! {
         present in btree_set(0..PAGES, 0..64),
         overlays in vec(btree_set(0..PAGES, 0..20), 0..8),
     ) {
-        let areas = vec![area(0, PAGES, Backing::Zero { first_page: 0 })];
         let mut next_page = 1000;
         let mut oracle = BTreeMap::new();
-        let mut space = Extents::new(areas, Vec::new());
+        let mut space = Extents::new(Vec::new());
         for dirty in std::iter::once(present).chain(overlays) {
             space = space.with_overlay(&gvas(&dirty), next_page);
             oracle.extend(dirty.iter().copied().zip(next_page..));
             next_page += dirty.len() as u64;
             assert_well_formed(&space);
             prop_assert_eq!(map_of(&space), oracle.clone());
-            let pages: u64 = space.extents().iter().map(|extent| extent.pages).sum();
-            prop_assert_eq!(pages, oracle.len() as u64);
+            prop_assert_eq!(space.pages(), oracle.len() as u64);
         }
     }
 }

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize, PlanError};
 use vellum_vmem::Attrs;
 
-use super::super::{Area, Backing};
-use super::{FixedFrame, Geometry, Placement, Sizes, SpaceError, user};
+use super::super::{Area, Backing, Config};
+use super::{FixedFrame, Geometry, Sizes, SpaceError, UserParts, user};
 use crate::engine::CowMode;
 
 const MODES: [CowMode; 2] = [CowMode::GuestSide, CowMode::HostSide];
@@ -43,47 +43,52 @@ fn areas(sizes: &Sizes) -> Vec<Area> {
     ]
 }
 
-fn geometry(sizes: Sizes, cow: CowMode) -> Result<Geometry, SpaceError> {
-    Geometry::new(sizes, cow, &areas(&sizes), 32)
+fn config(sizes: Sizes) -> Config {
+    Config {
+        sizes,
+        ..Config::new()
+    }
 }
 
-/// Pages for layers, and the zero region: its first address and its pages.
-fn stacked(geometry: &Geometry) -> (u64, Gpa, u64) {
-    let Placement::Stacked {
-        layer_pages,
-        zero_base,
-        zero_pages,
-    } = geometry.placement
-    else {
-        panic!("the pages of a user guest are stacked");
-    };
-    (layer_pages, zero_base, zero_pages)
+fn geometry(sizes: Sizes, cow: CowMode) -> Result<Geometry, SpaceError> {
+    Geometry::for_user(&config(sizes), cow, &areas(&sizes), 32)
+}
+
+fn parts_of(geometry: &Geometry) -> &UserParts {
+    geometry.user().expect("a user guest")
 }
 
 /// Everything that lies in guest-physical memory, by name.
 fn parts(geometry: &Geometry) -> Vec<(&'static str, GpaRange)> {
-    let (layer_pages, zero_base, zero_pages) = stacked(geometry);
-    let frame = |which| geometry.fixed_frame(which).expect("it has a place");
+    let user = parts_of(geometry);
+    let frame = |which| user.fixed_frame(which).expect("it has a place");
     let mut parts = vec![
         (
             "layers",
-            GpaRange::new(geometry.plan.image().start(), layer_pages * PAGE_SIZE).expect("a range"),
+            GpaRange::new(geometry.plan.image().start(), user.layer_pages * PAGE_SIZE)
+                .expect("a range"),
         ),
         ("input", geometry.plan.input()),
         ("output", geometry.plan.output()),
-        ("tables", geometry.tables().expect("it has tables")),
+        ("tables", user.tables),
         ("peb", frame(FixedFrame::Peb)),
         ("machine", frame(FixedFrame::Machine)),
         ("monitor", frame(FixedFrame::Monitor)),
         ("resume", frame(FixedFrame::Resume)),
-        ("log", geometry.frame_log().expect("it has a place")),
-        ("frames", geometry.free_frames().expect("it has a place")),
+        (
+            "log",
+            parts_of(geometry).frame_log().expect("it has a place"),
+        ),
+        (
+            "frames",
+            parts_of(&geometry).free_frames().expect("it has a place"),
+        ),
         ("guard", geometry.plan.guard()),
         ("exception stack", geometry.plan.exception_stack()),
         ("bookkeeping", geometry.plan.bookkeeping()),
     ];
-    if zero_pages > 0 {
-        let zero = GpaRange::new(zero_base, zero_pages * PAGE_SIZE);
+    if user.zero_pages > 0 {
+        let zero = GpaRange::new(user.zero_base, user.zero_pages * PAGE_SIZE);
         parts.push(("zero region", zero.expect("a range")));
     }
     parts
@@ -104,8 +109,8 @@ fn assert_sound(geometry: &Geometry) {
             "{name} lies outside"
         );
     }
-    let log = geometry.frame_log().expect("it has a place");
-    let frames = geometry.free_frames().expect("it has a place");
+    let log = parts_of(geometry).frame_log().expect("it has a place");
+    let frames = parts_of(&geometry).free_frames().expect("it has a place");
     assert!(
         log.len_bytes() >= frames.pages() * 8,
         "an entry for each frame"
@@ -123,7 +128,7 @@ fn the_default_sizes_make_a_guest_in_both_modes() {
             vellum_layout::amd64::MAX_GPA
         );
         assert_eq!(geometry.view.heap.len_bytes(), SIZES.heap_len_bytes);
-        let user = geometry.user.as_ref().expect("the parts of a user guest");
+        let user = parts_of(&geometry);
         assert_eq!(user.stack_guard.end(), geometry.view.stack.start());
     }
 }
@@ -131,29 +136,44 @@ fn the_default_sizes_make_a_guest_in_both_modes() {
 #[test]
 fn only_the_host_side_has_a_zero_region_for_heap_and_stack() {
     let guest_side = geometry(SIZES, CowMode::GuestSide).expect("a geometry");
-    assert_eq!(stacked(&guest_side).2, 0);
+    assert_eq!(parts_of(&guest_side).zero_pages, 0);
     let host_side = geometry(SIZES, CowMode::HostSide).expect("a geometry");
-    assert_eq!(stacked(&host_side).2, (65 << 20) / PAGE_SIZE);
+    assert_eq!(parts_of(&host_side).zero_pages, (65 << 20) / PAGE_SIZE);
     // Large pages can map it.
-    assert!(stacked(&host_side).1.is_aligned(PageSize::Size2MiB));
+    assert!(
+        parts_of(&host_side)
+            .zero_base
+            .is_aligned(PageSize::Size2MiB)
+    );
 }
 
 #[test]
 fn the_guest_side_has_a_frame_for_every_page_that_the_guest_can_write() {
     let geometry = geometry(SIZES, CowMode::GuestSide).expect("a geometry");
     let writable = (65 << 20) / PAGE_SIZE + 16;
-    assert!(geometry.free_frames().expect("frames").pages() >= writable);
+    assert!(parts_of(&geometry).free_frames().expect("frames").pages() >= writable);
 }
 
 #[test]
 fn image_pages_have_an_address_up_to_the_room_for_layers() {
     let geometry = geometry(SIZES, CowMode::HostSide).expect("a geometry");
     let start = geometry.plan.image().start();
-    assert_eq!(geometry.image_gpa(0), Some(start));
-    assert_eq!(geometry.image_gpa(1), start.checked_add(PAGE_SIZE));
-    assert!(geometry.image_gpa(stacked(&geometry).0 - 1).is_some());
-    for outside in [stacked(&geometry).0, u64::MAX / PAGE_SIZE, u64::MAX] {
-        assert_eq!(geometry.image_gpa(outside), None);
+    assert_eq!(parts_of(&geometry).image_gpa(0), Some(start));
+    assert_eq!(
+        parts_of(&geometry).image_gpa(1),
+        start.checked_add(PAGE_SIZE)
+    );
+    assert!(
+        parts_of(&geometry)
+            .image_gpa(parts_of(&geometry).layer_pages - 1)
+            .is_some()
+    );
+    for outside in [
+        parts_of(&geometry).layer_pages,
+        u64::MAX / PAGE_SIZE,
+        u64::MAX,
+    ] {
+        assert_eq!(parts_of(&geometry).image_gpa(outside), None);
     }
 }
 
@@ -177,7 +197,8 @@ fn a_length_that_is_zero_or_unaligned_is_refused_by_name() {
                 let mut sizes = SIZES;
                 set(&mut sizes, len_bytes);
                 // The areas are checked by their owner, so they stay those of the default.
-                let error = Geometry::new(sizes, cow, &areas(&SIZES), 32).expect_err("refused");
+                let error = Geometry::for_user(&config(sizes), cow, &areas(&SIZES), 32)
+                    .expect_err("refused");
                 assert_eq!(error, SpaceError::Unaligned { what, len_bytes }, "{cow}");
             }
         }
@@ -214,7 +235,7 @@ fn lengths_beyond_the_address_space_are_refused() {
             }
         }
         for layer_pages in [u64::MAX, u64::MAX / PAGE_SIZE, 1 << 40] {
-            assert!(Geometry::new(SIZES, cow, &areas(&SIZES), layer_pages).is_err());
+            assert!(Geometry::for_user(&config(SIZES), cow, &areas(&SIZES), layer_pages).is_err());
         }
     }
 }
@@ -262,9 +283,9 @@ proptest! {
             scratch_len_bytes: scratch.map(|pages| pages * PAGE_SIZE),
         };
         for cow in MODES {
-            if let Ok(geometry) = Geometry::new(sizes, cow, &areas(&sizes), layer_pages) {
+            if let Ok(geometry) = Geometry::for_user(&config(sizes), cow, &areas(&sizes), layer_pages) {
                 assert_sound(&geometry);
-                prop_assert!(stacked(&geometry).0 > layer_pages);
+                prop_assert!(parts_of(&geometry).layer_pages > layer_pages);
                 prop_assert!(geometry.plan.image().start() >= Gpa::literal(0x1000));
             }
         }

@@ -1,0 +1,133 @@
+//! User guests: the machine around them, their page tables, what a restore undoes.
+
+use vellum_layout::GpaRange;
+
+use super::{CowState, Instance};
+use crate::error::Failure;
+use crate::machine::{self, SharedTables, monitor};
+use crate::memory::{Contents, FixedFrame, Geometry, Layers, Parts};
+use crate::snapshot::SnapshotData;
+
+/// The unmodified contents of the image slot.
+pub(super) fn contents<'a>(
+    geometry: &'a Geometry,
+    base: &'a SnapshotData,
+) -> Result<Contents<'a>, Failure> {
+    Ok(Contents::new(
+        geometry.plan.image(),
+        geometry.user()?,
+        &base.layers,
+        base.user_space()?,
+    ))
+}
+
+impl Instance {
+    /// Maps the layers of a snapshot that `present` does not have already, and builds its page tables.
+    pub(super) fn load_user(
+        &mut self,
+        snapshot: &SnapshotData,
+        present: &Layers,
+    ) -> Result<(), Failure> {
+        match &mut self.cow {
+            CowState::Host(host) => {
+                host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+            }
+            CowState::Guest(guest) => guest.forget(&self.memory)?,
+            CowState::Kernel(_) => {}
+        }
+        self.memory
+            .stack_layers(&snapshot.layers, present)
+            .map_err(Failure::Memory)?;
+        let geometry = self.geometry.clone();
+        let user = geometry.user()?;
+        self.rebuild_tables(snapshot, user.tables)?;
+        if let CowState::Guest(guest) = &mut self.cow {
+            let space = snapshot.user_space()?;
+            guest.start(&self.memory, user, space, self.tables_used)?;
+        }
+        self.wipe_buffers()
+    }
+
+    /// Undoes what ring 3 and its monitor wrote, after a clean exit.
+    pub(super) fn restore_user(&mut self) -> Result<(), Failure> {
+        let geometry = self.geometry.clone();
+        let contents = contents(&geometry, &self.base)?;
+        match &mut self.cow {
+            CowState::Host(host) => {
+                host.restore(self.vm.0.as_mut(), &self.memory, &geometry, &contents)?;
+            }
+            CowState::Guest(guest) => {
+                guest.restore(
+                    self.vm.0.as_mut(),
+                    &self.memory,
+                    geometry.user()?,
+                    &contents,
+                )?;
+                self.toggle_root();
+            }
+            CowState::Kernel(_) => {}
+        }
+        self.wipe_buffers()
+    }
+
+    fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
+        if self.tables_used == 0 {
+            return self.first_tables(snapshot, tables);
+        }
+        let start = self.memory.scratch_offset(tables);
+        self.memory
+            .scratch
+            .overlay_zeroed(start, tables.len_bytes())
+            .map_err(Failure::Memory)?;
+        self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
+        Ok(self.vm.0.publish_tables()?)
+    }
+
+    /// The tables of a new VM: the snapshot's, or new ones that become the snapshot's.
+    fn first_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
+        if let Some(shared) = snapshot
+            .tables
+            .get()
+            .filter(|shared| shared.fit(&self.geometry))
+        {
+            self.tables_used = shared
+                .map_into(&mut self.memory, tables)
+                .map_err(Failure::Memory)?;
+            return Ok(());
+        }
+        self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
+        // The state before boot is used once; a snapshot that another engine's sandbox came first to keeps that one's.
+        if snapshot.generation > 0 && snapshot.tables.get().is_none() {
+            let shared =
+                SharedTables::copy_of(&self.memory, &self.geometry, tables, self.tables_used)
+                    .map_err(Failure::Memory)?;
+            // Lost to another thread: equal or of another geometry, either is right to keep.
+            let _ = snapshot.tables.set(shared);
+        }
+        Ok(())
+    }
+
+    /// Writes what lies in a user guest's scratch and does not depend on its snapshot: monitor, descriptor tables, PEB.
+    pub(super) fn write_fixed_frames(&self) -> Result<(), Failure> {
+        let Parts::User(user) = &self.geometry.parts else {
+            return Ok(());
+        };
+        let code = monitor::code();
+        if code.len() as u64 > monitor::MAX_CODE_LEN_BYTES {
+            return Err(Failure::Memory(std::io::ErrorKind::FileTooLarge.into()));
+        }
+        self.write_frame(user.fixed_frame(FixedFrame::Monitor)?, code)?;
+        let machine = machine::machine_page();
+        self.write_frame(user.fixed_frame(FixedFrame::Machine)?, &machine)?;
+        self.tell_constants()
+    }
+
+    pub(super) fn write_resume_page(&self) -> Result<(), Failure> {
+        match (&self.resume, &self.geometry.parts) {
+            (Some(page), Parts::User(user)) => {
+                self.write_frame(user.fixed_frame(FixedFrame::Resume)?, page.bytes())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What an embedder chooses about a sandbox's memory and devices.
+
+use std::sync::Arc;
+
+use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip};
+use vellum_layout::{Hole, PAGE_SIZE, Reserved};
+
+use super::SpaceError;
+
+/// Sizes that an embedder may choose.
+#[expect(clippy::struct_field_names, reason = "each name ends with its unit")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sizes {
+    pub(crate) heap_len_bytes: u64,
+    pub(crate) stack_len_bytes: u64,
+    pub(crate) input_len_bytes: u64,
+    pub(crate) output_len_bytes: u64,
+    /// `None`: as much as the guest can dirty.
+    pub(crate) scratch_len_bytes: Option<u64>,
+}
+
+impl Sizes {
+    /// That each is a positive number of pages.
+    pub(crate) fn check(&self) -> Result<(), SpaceError> {
+        let all = [
+            ("heap", Some(self.heap_len_bytes)),
+            ("stack", Some(self.stack_len_bytes)),
+            ("input buffer", Some(self.input_len_bytes)),
+            ("output buffer", Some(self.output_len_bytes)),
+            ("scratch", self.scratch_len_bytes),
+        ];
+        for (what, len_bytes) in all {
+            if let Some(len_bytes) = len_bytes
+                && (len_bytes == 0 || !len_bytes.is_multiple_of(PAGE_SIZE))
+            {
+                return Err(SpaceError::Unaligned { what, len_bytes });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that decides where the memories of a sandbox lie. Snapshots fit sandboxes of an equal configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) sizes: Sizes,
+    pub(crate) irqchip: Irqchip,
+    /// Ranges that the guest keeps for itself.
+    pub(crate) reserved: Arc<[Reserved]>,
+}
+
+impl Config {
+    /// Sizes that suit most guests, no interrupt controllers, nothing reserved.
+    pub(crate) fn new() -> Self {
+        Self {
+            sizes: Sizes {
+                heap_len_bytes: 64 << 20,
+                stack_len_bytes: 1 << 20,
+                input_len_bytes: 16 << 10,
+                output_len_bytes: 16 << 10,
+                scratch_len_bytes: None,
+            },
+            irqchip: Irqchip::None,
+            reserved: Arc::default(),
+        }
+    }
+
+    /// Where the hypervisor allows no memory.
+    pub(crate) fn holes(&self) -> &'static [Hole] {
+        match self.irqchip {
+            Irqchip::None => &[],
+            Irqchip::InKernel => &IRQCHIP_HOLES,
+        }
+    }
+}
