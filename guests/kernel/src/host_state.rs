@@ -49,6 +49,11 @@ fn mapping_len(label: &str) -> Result<u64, GuestError> {
     Ok(find(label)?.len_bytes)
 }
 
+#[guest_function]
+fn mapping_is_writable(label: &str) -> Result<bool, GuestError> {
+    Ok(find(label)?.is_writable())
+}
+
 fn find(label: &str) -> Result<MappingEntry, GuestError> {
     vellum_guest::find_mapping(label)
         .ok_or_else(|| GuestError::new(format!("no mapping is labelled {label:?}")))

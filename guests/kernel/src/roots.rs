@@ -44,19 +44,29 @@ fn make_root() -> Result<u32, GuestError> {
 /// Writes to the user page of a root, on that root.
 #[guest_function]
 fn root_write(root: u32, value: u64) -> Result<(), GuestError> {
-    on_root(root, |page| {
-        // SAFETY: the page is mapped in this root and used by nothing else.
-        unsafe { page.write_volatile(value) };
-    })
+    root_write_at(root, USER_PAGE.start().as_u64(), value)
 }
 
 /// Reads from the user page of a root, on that root.
 #[guest_function]
 fn root_read(root: u32) -> Result<u64, GuestError> {
-    on_root(root, |page| {
-        // SAFETY: as above.
-        unsafe { page.read_volatile() }
-    })
+    root_read_at(root, USER_PAGE.start().as_u64())
+}
+
+/// Writes a word of eight bytes to any address, on a root.
+#[guest_function]
+fn root_write_at(root: u32, address: u64, value: u64) -> Result<(), GuestError> {
+    let word = word(address)?;
+    // SAFETY: none that this function could check: the caller answers for what lies at the address.
+    on_root(root, || unsafe { word.write_volatile(value) })
+}
+
+/// Reads a word of eight bytes from any address, on a root.
+#[guest_function]
+fn root_read_at(root: u32, address: u64) -> Result<u64, GuestError> {
+    let word = word(address)?;
+    // SAFETY: as above.
+    on_root(root, || unsafe { word.read_volatile() })
 }
 
 /// The guest-physical address of a root.
@@ -108,16 +118,26 @@ fn root_shares_kernel(root: u32) -> Result<bool, GuestError> {
     Ok(true)
 }
 
-/// Switches to a root for as long as `access` takes, which gets the address of its user page.
-fn on_root<T>(root: u32, access: impl FnOnce(*mut u64) -> T) -> Result<T, GuestError> {
+/// Switches to a root for as long as `access` takes.
+fn on_root<T>(root: u32, access: impl FnOnce() -> T) -> Result<T, GuestError> {
     let (root, before) = (find(root)?, kernel::root());
-    let page = usize::try_from(USER_PAGE.start().as_u64()).map_err(error)?;
     // SAFETY: the root has all entries of the home root, on which everything in use is mapped.
     unsafe { kernel::switch_root(root) };
-    let result = access(core::ptr::with_exposed_provenance_mut(page));
+    let result = access();
     // SAFETY: as above; it was in use before.
     unsafe { kernel::switch_root(before) };
     Ok(result)
+}
+
+/// The word at an address.
+fn word(address: u64) -> Result<*mut u64, GuestError> {
+    let address = usize::try_from(address).map_err(error)?;
+    let word = core::ptr::with_exposed_provenance_mut::<u64>(address);
+    if word.is_aligned() {
+        Ok(word)
+    } else {
+        Err(GuestError::new("address is no multiple of 8"))
+    }
 }
 
 fn find(root: u32) -> Result<Gpa, GuestError> {

@@ -12,6 +12,7 @@ mod arena;
 mod echo;
 mod faults;
 mod host;
+mod host_state;
 mod paging;
 mod ports;
 mod registers;
