@@ -2,6 +2,8 @@
 #define VELLUM_IMPLEMENTATION
 #include <vellum.h>
 
+#include "../c-user/host_state.h"
+
 #define PAGE_LEN_BYTES 4096u
 
 VELLUM_IMPORT(host_add, VELLUM_I32, VELLUM_I32, VELLUM_I32);

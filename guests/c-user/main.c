@@ -2,6 +2,8 @@
 #define VELLUM_IMPLEMENTATION
 #include <vellum.h>
 
+#include "host_state.h"
+
 VELLUM_IMPORT(host_add, VELLUM_I32, VELLUM_I32, VELLUM_I32);
 
 VELLUM_FUNCTION(c_add, VELLUM_I32, VELLUM_I32, VELLUM_I32)

@@ -134,7 +134,7 @@ pub fn generation() -> u64 {
 /// another one in those that are made from the snapshot or restored to it, which go on from here as well. The host gets
 /// `tag` with the snapshot.
 ///
-/// ```ignore
+/// ```no_run
 /// let before = vellum_guest::generation();
 /// if vellum_guest::checkpoint(1) != before {
 ///     // This is a copy: take up connections again, draw new random numbers.

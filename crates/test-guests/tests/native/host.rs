@@ -1,14 +1,19 @@
 //! The host's side of a call, played over a [`Machine`].
 
+use std::mem::offset_of;
+
 use vellum_abi::fill::FillRequest;
 use vellum_abi::function::{FunctionEntry, Signature};
 use vellum_abi::log::{LogRecord, PanicRecord};
+use vellum_abi::mapping::MappingEntry;
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageKind, MessageWriter, Outcome, Place,
     WriteError, write_error,
 };
+use vellum_abi::peb::Peb;
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
+use zerocopy::IntoBytes;
 
 use crate::machine::{BUFFER_LEN_BYTES, Machine, Places, Stop, tables};
 
@@ -23,6 +28,8 @@ pub(crate) struct Host {
     imports: Vec<String>,
     /// Log records so far: level and message.
     pub(crate) logs: Vec<String>,
+    /// Tags of the snapshots that the guest has asked for.
+    pub(crate) checkpoints: Vec<u32>,
     /// The external values of the host's latest message, by slot.
     external: Vec<Option<Vec<u8>>>,
 }
@@ -107,6 +114,7 @@ impl Host {
             signatures,
             imports,
             logs: Vec::new(),
+            checkpoints: Vec::new(),
             external: Vec::new(),
         };
         assert_eq!(host.machine.run(), Stop::Port(Port::Idle, IDLE_READY));
@@ -158,10 +166,33 @@ impl Host {
                     // Where a long message is cut depends on the length of the file's path; its start will do.
                     return Reply::Panicked(record.message.chars().take(PANIC_LEN).collect());
                 }
+                Stop::Port(Port::Checkpoint, tag) => self.restore_copy(tag),
                 Stop::Port(Port::Abort, code) => return Reply::Aborted(code),
                 Stop::Signal(signal) => return Reply::Signal(signal),
                 other @ Stop::Port(..) => panic!("the guest stopped with {other:?}"),
             }
+        }
+    }
+
+    /// Lets the guest go on behind a checkpoint as a restored copy does: with the generation of the snapshot, which here is one more
+    /// than there were.
+    fn restore_copy(&mut self, tag: u32) {
+        self.checkpoints.push(tag);
+        let generation = self.checkpoints.len() as u64;
+        let at = self.places().peb + offset_of!(Peb, generation) as u64;
+        self.machine.write(at, &generation.to_le_bytes());
+    }
+
+    /// Gives the guest a table of mappings.
+    pub(crate) fn set_mappings(&mut self, mappings: &[MappingEntry]) {
+        let table = self.places().mappings;
+        let peb = self.places().peb;
+        self.machine.write(table, mappings.as_bytes());
+        for (field, value) in [
+            (offset_of!(Peb, mappings_ptr), table),
+            (offset_of!(Peb, mappings_count), mappings.len() as u64),
+        ] {
+            self.machine.write(peb + field as u64, &value.to_le_bytes());
         }
     }
 

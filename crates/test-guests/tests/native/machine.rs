@@ -30,6 +30,8 @@ pub(crate) struct Places {
     pub(crate) peb: u64,
     pub(crate) input: u64,
     pub(crate) output: u64,
+    /// Room for a table of mappings, between the buffers.
+    pub(crate) mappings: u64,
     pub(crate) heap: u64,
     stack_top: u64,
     /// Selector of the code segment that Linux has for such programs (its `arch/x86/include/asm/segment.h`).
@@ -40,6 +42,7 @@ const AMD64: Places = Places {
     peb: 0x70_0000_0000,
     input: 0x70_0000_1000,
     output: 0x70_0001_0000,
+    mappings: 0x70_0000_8000,
     heap: 0x40_0000_0000,
     stack_top: 0x78_0000_0000,
     code_selector: 0x33,
@@ -49,6 +52,7 @@ const I686: Places = Places {
     peb: 0xB000_0000,
     input: 0xB000_1000,
     output: 0xB001_0000,
+    mappings: 0xB000_8000,
     heap: 0xA000_0000,
     stack_top: 0xC000_0000,
     code_selector: 0x23,

@@ -4,3 +4,4 @@ mod amd64;
 mod host;
 mod i686;
 mod machine;
+mod told;
