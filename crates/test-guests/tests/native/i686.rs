@@ -323,6 +323,50 @@ fn floating_point_is_computed_without_its_registers() {
     }
 }
 
+#[test]
+fn the_kernel_loads_descriptor_tables_in_ring_0_only() {
+    let Some(mut host) = rust_kernel() else {
+        return;
+    };
+    let reply = host.call("load_descriptor_tables", &[]);
+    assert_eq!(reply, Reply::Signal(libc::SIGSEGV));
+}
+
+#[test]
+fn words_of_the_heap_are_zero_until_they_are_written() {
+    let Some(mut host) = rust_kernel() else {
+        return;
+    };
+    let last = HEAP_LEN_BYTES / 8 - 1;
+    let written = 0x0123_4567_89AB_CDEF;
+    let calls = [
+        ("heap_word", vec![Owned::U64(last)], Owned::U64(0)),
+        (
+            "set_heap_word",
+            vec![Owned::U64(last), Owned::U64(written)],
+            Owned::Unit,
+        ),
+        ("heap_word", vec![Owned::U64(last)], Owned::U64(written)),
+        ("heap_len", vec![], Owned::U64(HEAP_LEN_BYTES)),
+        ("heap_start", vec![], Owned::U64(host.places().heap)),
+        ("alias_page", vec![], Owned::U64(0)),
+    ];
+    for (function, arguments, expected) in calls {
+        assert_eq!(
+            host.call(function, &arguments),
+            value(expected),
+            "{function}"
+        );
+    }
+    for index in [last + 1, u64::MAX / 8, u64::MAX] {
+        let reply = host.call("heap_word", &[Owned::U64(index)]);
+        assert!(
+            matches!(reply, Reply::Failed(ErrorCode::FunctionFailed, _)),
+            "{reply:?}"
+        );
+    }
+}
+
 /// Bytes that differ from their neighbours at every distance up to 250.
 fn pattern(len_bytes: usize) -> Vec<u8> {
     (0..len_bytes)
