@@ -72,6 +72,10 @@ pub enum ErrorKind {
     Crashed,
     /// The sandbox failed in an earlier call and was not restored.
     NeedsRestore,
+    /// The guest is in the middle of a call, where its snapshot was taken, or it is not, and was to be resumed.
+    Suspended,
+    /// Guest memory that is not mapped, or not for this access.
+    GuestMemory,
     /// The sandbox cannot be used any more, not even restored.
     Unusable,
 }
@@ -163,6 +167,23 @@ pub(crate) enum Failure {
     DeadlineExceeded,
     #[error("vcpu cannot go on: {0}")]
     Crashed(String),
+    #[error(
+        "guest is suspended in the middle of {what}; resume it first, or restore another snapshot"
+    )]
+    Suspended { what: String },
+    #[error("suspended call returns {actual}, not {expected}")]
+    ResumeType {
+        expected: ValueType,
+        actual: ValueType,
+    },
+    #[error("guest is not suspended; only a snapshot that it asked for itself is resumed")]
+    NotSuspended,
+    #[error(
+        "sandbox has interrupt controllers, whose state no snapshot keeps; build it without them to take snapshots"
+    )]
+    InterruptControllers,
+    #[error("guest memory cannot be reached")]
+    GuestMemory(#[source] ReachError),
     #[error("sandbox failed in an earlier call; restore it to a snapshot first")]
     NeedsRestore,
     #[error("sandbox failed while it was being restored; drop it")]
@@ -196,14 +217,15 @@ impl Failure {
             | Self::Walk(_) => ErrorKind::Hypervisor,
             Self::Image(_) => ErrorKind::InvalidImage,
             Self::ReadImage { .. } => ErrorKind::Io,
-            Self::Space(_) | Self::DuplicateHostFunction { .. } | Self::HostFunctionName { .. } => {
-                ErrorKind::InvalidConfig
-            }
+            Self::Space(_)
+            | Self::DuplicateHostFunction { .. }
+            | Self::HostFunctionName { .. }
+            | Self::InterruptControllers => ErrorKind::InvalidConfig,
             Self::MissingHostFunction { .. } | Self::HostFunctionSignature { .. } => {
                 ErrorKind::MissingHostFunction
             }
             Self::UnknownFunction { .. } => ErrorKind::UnknownFunction,
-            Self::Signature { .. } => ErrorKind::TypeMismatch,
+            Self::Signature { .. } | Self::ResumeType { .. } => ErrorKind::TypeMismatch,
             Self::Incompatible { .. } => ErrorKind::Incompatible,
             Self::ArgumentTooLarge { .. } => ErrorKind::ArgumentTooLarge,
             Self::Guest { .. } => ErrorKind::GuestError,
@@ -220,6 +242,8 @@ impl Failure {
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Crashed(_) => ErrorKind::Crashed,
             Self::NeedsRestore => ErrorKind::NeedsRestore,
+            Self::Suspended { .. } | Self::NotSuspended => ErrorKind::Suspended,
+            Self::GuestMemory(_) => ErrorKind::GuestMemory,
             Self::Unusable => ErrorKind::Unusable,
         }
     }

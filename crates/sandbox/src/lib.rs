@@ -29,10 +29,13 @@
 //! A guest can do what it likes: fault, loop, exhaust its memory, send nonsense. Each ends in an [`Error`] with a
 //! [kind](ErrorKind), and the sandbox asks to be restored. Time is bounded by [`CallOptions`].
 
+mod builder;
 mod call;
+mod checkpoint;
 mod engine;
 mod error;
 mod fault;
+mod guest_fn;
 mod host;
 mod image;
 mod instance;
@@ -44,16 +47,21 @@ mod seed;
 mod snapshot;
 mod value;
 
+pub use builder::SandboxBuilder;
 pub use call::{CallOptions, CancelToken};
+pub use checkpoint::Checkpoint;
 pub use engine::{CowMode, Engine, EngineBuilder};
 pub use error::{Error, ErrorKind};
 pub use fault::{Fault, FaultKind};
+pub use guest_fn::GuestFn;
 pub use host::{HostFunction, HostFunctions, HostResult};
 pub use image::{Function, GuestImage, MAX_FILE_LEN_BYTES};
-pub use sandbox::{GuestFn, Sandbox, SandboxBuilder};
-pub use snapshot::Snapshot;
+pub use sandbox::Sandbox;
+pub use snapshot::{Snapshot, Suspension};
 pub use value::{Argument, Arguments, FromValue, Value};
 pub use vellum_abi::function::Signature;
 pub use vellum_abi::value::ValueType;
 pub use vellum_backend::cpuid::CpuProfile;
+pub use vellum_backend::kvm::Irqchip;
 pub use vellum_backend::{Capabilities, Mmu, RingZero};
+pub use vellum_layout::{Gpa, GpaRange, GuestKind};

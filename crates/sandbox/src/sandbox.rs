@@ -1,21 +1,22 @@
 //! The sandbox: one micro-VM that runs one guest.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
 
+use crate::builder::SandboxBuilder;
 use crate::call::{Buffers, CallOptions, Control, Phase, Session};
+use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::engine::Engine;
 use crate::error::{Error, Failure};
+use crate::guest_fn::GuestFn;
 use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving};
 use crate::logging::{DropReport, LogSink};
-use crate::memory::Config;
-use crate::snapshot::{self, Snapshot, SnapshotData};
+use crate::snapshot::{self, Snapshot, SnapshotData, Suspension};
 use crate::value::{Arguments, FromValue, Value};
 
 /// One micro-VM: guest memory, one vCPU, and the host functions that its guest may call.
@@ -32,6 +33,7 @@ pub struct Sandbox {
     host: Resolved,
     control: Arc<Control>,
     buffers: Buffers,
+    pub(crate) checkpoints: Checkpoints,
     health: Health,
 }
 
@@ -40,181 +42,28 @@ pub struct Sandbox {
 enum Health {
     /// It idles.
     Ready,
+    /// It is in the middle of what its snapshot was taken in, and the host has answered it.
+    Suspended(Phase),
     /// It was entered and has not come back cleanly.
     Dirty,
     /// A restore failed half-way.
     Dead,
 }
 
-/// A typed handle to a function of a guest, checked once. It works with every sandbox of the image.
-///
-/// ```no_run
-/// # fn example(sandbox: &mut vellum_sandbox::Sandbox) -> Result<(), vellum_sandbox::Error> {
-/// let add = sandbox.function::<(i32, i32), i32>("add")?;
-/// assert_eq!(add.call(sandbox, (40, 2))?, 42);
-/// # Ok(())
-/// # }
-/// ```
-pub struct GuestFn<Args, Ret> {
-    image: GuestImage,
-    index: u32,
-    types: PhantomData<fn(Args) -> Ret>,
-}
-
-impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
-    /// Calls the function.
-    ///
-    /// # Errors
-    /// [`ErrorKind::GuestError`](crate::ErrorKind::GuestError) when the function returns an error. After any other error that
-    /// comes from the guest the sandbox must be restored.
-    pub fn call(&self, sandbox: &mut Sandbox, args: Args) -> Result<Ret, Error> {
-        self.call_with(sandbox, args, &CallOptions::default())
-    }
-
-    /// Calls the function with a deadline, or so that it can be cancelled.
-    ///
-    /// # Errors
-    /// As [`call`](Self::call), and [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) or
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a call takes its arguments like any function"
-    )]
-    pub fn call_with(
-        &self,
-        sandbox: &mut Sandbox,
-        args: Args,
-        options: &CallOptions,
-    ) -> Result<Ret, Error> {
-        if !sandbox.image().is_same(&self.image) {
-            return Err(Failure::Incompatible {
-                what: "function handle",
-                than: "image",
-            }
-            .into());
+impl Health {
+    /// How a sandbox stands that was brought to a snapshot.
+    fn of(snapshot: &SnapshotData) -> Self {
+        match &snapshot.suspended {
+            Some(suspended) => Self::Suspended(suspended.phase),
+            None => Self::Ready,
         }
-        let value =
-            args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
-        Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
-    }
-}
-
-impl<Args, Ret> Clone for GuestFn<Args, Ret> {
-    fn clone(&self) -> Self {
-        Self {
-            image: self.image.clone(),
-            index: self.index,
-            types: PhantomData,
-        }
-    }
-}
-
-impl<Args, Ret> fmt::Debug for GuestFn<Args, Ret> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GuestFn({})", self.index)
-    }
-}
-
-/// What a sandbox is made with.
-///
-/// ```no_run
-/// use vellum_sandbox::{Engine, GuestImage, Sandbox};
-///
-/// let engine = Engine::new()?;
-/// let image = GuestImage::from_file("guest.elf")?;
-/// let mut sandbox = Sandbox::builder(&image)
-///     .heap_len_bytes(16 << 20)
-///     .host_function("host_add", |a: i32, b: i32| a + b)
-///     .build(&engine)?;
-/// # Ok::<(), vellum_sandbox::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct SandboxBuilder {
-    image: GuestImage,
-    config: Config,
-    host: HostFunctions,
-    boot: CallOptions,
-}
-
-impl SandboxBuilder {
-    /// Bytes of heap, a multiple of 4096. The default is 64 MiB; a page costs memory when it is first touched.
-    #[must_use]
-    pub const fn heap_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.config.sizes.heap_len_bytes = len_bytes;
-        self
-    }
-
-    /// Bytes of stack, a multiple of 4096. The default is 1 MiB.
-    #[must_use]
-    pub const fn stack_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.config.sizes.stack_len_bytes = len_bytes;
-        self
-    }
-
-    /// Bytes of scratch, a multiple of 4096: with guest-side copy-on-write, the pages that may be dirty at the same time and the
-    /// tables that map them. The default is enough for every page that the guest can write.
-    #[must_use]
-    pub const fn scratch_len_bytes(mut self, len_bytes: u64) -> Self {
-        self.config.sizes.scratch_len_bytes = Some(len_bytes);
-        self
-    }
-
-    /// Bytes of the buffer for calls and of the buffer for replies, multiples of 4096. The default is 16 KiB each. Larger values
-    /// still pass, at one exit more for a large argument.
-    #[must_use]
-    pub const fn buffer_len_bytes(mut self, input: u64, output: u64) -> Self {
-        self.config.sizes.input_len_bytes = input;
-        self.config.sizes.output_len_bytes = output;
-        self
-    }
-
-    /// Adds a host function; see [`HostFunctions::with`].
-    #[must_use]
-    pub fn host_function<Args, F: crate::host::HostFunction<Args>>(
-        mut self,
-        name: &str,
-        function: F,
-    ) -> Self {
-        self.host = self.host.with(name, function);
-        self
-    }
-
-    /// Takes this set of host functions, instead of any given before.
-    #[must_use]
-    pub fn host_functions(mut self, host: &HostFunctions) -> Self {
-        self.host = host.clone();
-        self
-    }
-
-    /// A deadline or a cancel token for the guest's initialisation, which is guest code like any other.
-    #[must_use]
-    pub fn boot_options(mut self, options: &CallOptions) -> Self {
-        self.boot = options.clone();
-        self
-    }
-
-    /// Makes the VM and runs the guest's initialisation.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for sizes that make no guest,
-    /// [`ErrorKind::MissingHostFunction`](crate::ErrorKind::MissingHostFunction), or what the guest did in its initialisation.
-    pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
-        let boot = SnapshotData::boot(&self.image, &self.config, engine)?;
-        let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
-        sandbox.boot(&self.boot)?;
-        Ok(sandbox)
     }
 }
 
 impl Sandbox {
     /// Begins to make a sandbox of an image.
     pub fn builder(image: &GuestImage) -> SandboxBuilder {
-        SandboxBuilder {
-            image: image.clone(),
-            config: Config::new(),
-            host: HostFunctions::new(),
-            boot: CallOptions::new(),
-        }
+        SandboxBuilder::new(image)
     }
 
     /// A sandbox in the state of a snapshot, without running any guest code.
@@ -231,7 +80,7 @@ impl Sandbox {
         Ok(Self::make(engine, &snapshot.data, host)?)
     }
 
-    fn make(
+    pub(crate) fn make(
         engine: &Engine,
         snapshot: &Arc<SnapshotData>,
         host: &HostFunctions,
@@ -252,12 +101,84 @@ impl Sandbox {
             host,
             control,
             buffers: Buffers::new(sizes.input_len_bytes, sizes.output_len_bytes),
-            health: Health::Ready,
+            checkpoints: Checkpoints::default(),
+            health: Health::of(snapshot),
         })
     }
 
+    /// From now on keeps the latest snapshot that the guest asks for. Before, such a request changes nothing, and the guest goes on.
+    pub fn keep_checkpoints(&mut self) {
+        if self.checkpoints.is_declined() {
+            self.checkpoints = Checkpoints::Keep(None);
+        }
+    }
+
+    /// Takes out the latest snapshot that the guest has asked for, if there is one that was not taken out yet.
+    pub fn take_checkpoint(&mut self) -> Option<Checkpoint> {
+        self.checkpoints.take()
+    }
+
+    /// What the guest is in the middle of, when the sandbox stands on a snapshot that the guest asked for; `None` otherwise.
+    pub fn suspension(&self) -> Option<Suspension<'_>> {
+        match self.health {
+            Health::Suspended(_) => self.instance.base().suspension(),
+            Health::Ready | Health::Dirty | Health::Dead => None,
+        }
+    }
+
+    /// Goes on behind the point at which the guest asked for the snapshot that the sandbox stands on, and returns what the
+    /// interrupted call returns; nothing, `()`, for the guest's initialisation.
+    ///
+    /// A guest may read small arguments of that call as before. Large ones, which it fetches from the host, it must have fetched.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Suspended`](crate::ErrorKind::Suspended) when the guest is not suspended,
+    /// [`ErrorKind::TypeMismatch`](crate::ErrorKind::TypeMismatch) when the call returns another type; else as [`GuestFn::call`].
+    pub fn resume<Ret: FromValue>(&mut self, options: &CallOptions) -> Result<Ret, Error> {
+        let returns = self.suspended_in()?.1;
+        if returns != Ret::TYPE {
+            return Err(Failure::ResumeType {
+                expected: Ret::TYPE,
+                actual: returns,
+            }
+            .into());
+        }
+        let value = self.resume_dynamic(options)?;
+        Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
+    }
+
+    /// [`resume`](Self::resume) for a call whose type is known at run time only.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume), but for types.
+    pub fn resume_dynamic(&mut self, options: &CallOptions) -> Result<Value, Error> {
+        let (phase, returns) = self.suspended_in()?;
+        match phase {
+            Phase::Booting => {
+                self.boot(options)?;
+                Ok(Value::Unit)
+            }
+            Phase::Calling { function } => {
+                Ok(self.enter(phase, options, |session| session.resume(function, returns))?)
+            }
+        }
+    }
+
+    /// What the guest is in the middle of, and what that returns.
+    fn suspended_in(&self) -> Result<(Phase, ValueType), Failure> {
+        match (self.health, self.suspension()) {
+            (Health::Suspended(phase), Some(Suspension::Booting)) => Ok((phase, ValueType::Unit)),
+            (Health::Suspended(phase), Some(Suspension::Calling(function))) => {
+                Ok((phase, function.signature().ret()))
+            }
+            (Health::Dirty, _) => Err(Failure::NeedsRestore),
+            (Health::Dead, _) => Err(Failure::Unusable),
+            _ => Err(Failure::NotSuspended),
+        }
+    }
+
     /// Runs the guest's initialisation.
-    fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
+    pub(crate) fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
         let control = self.control.clone();
         let _guard = options.begin(&control)?;
         self.health = Health::Dirty;
@@ -295,11 +216,7 @@ impl Sandbox {
         name: &str,
     ) -> Result<GuestFn<Args, Ret>, Error> {
         let index = self.check(name, Args::TYPES, Some(Ret::TYPE))?.0;
-        Ok(GuestFn {
-            image: self.image().clone(),
-            index,
-            types: PhantomData,
-        })
+        Ok(GuestFn::new(self.image(), index))
     }
 
     /// Calls a function by its name. A [`GuestFn`] saves the look-up.
@@ -330,7 +247,7 @@ impl Sandbox {
         Ok(self.invoke(index, &values, signature.ret(), options)?)
     }
 
-    fn check(
+    pub(crate) fn check(
         &self,
         name: &str,
         params: &[ValueType],
@@ -357,7 +274,7 @@ impl Sandbox {
         })
     }
 
-    fn invoke(
+    pub(crate) fn invoke(
         &mut self,
         index: u32,
         values: &[ValueRef<'_>],
@@ -366,12 +283,23 @@ impl Sandbox {
     ) -> Result<Value, Failure> {
         self.check_ready()?;
         let request = self.buffers.encode_call(index, values)?;
+        let phase = Phase::Calling { function: index };
+        self.enter(phase, options, |session| {
+            session.call(request, values, returns)
+        })
+    }
+
+    /// Enters the guest for a call, from its beginning or from where it is suspended.
+    fn enter(
+        &mut self,
+        phase: Phase,
+        options: &CallOptions,
+        run: impl FnOnce(&mut Session<'_>) -> Result<Value, Failure>,
+    ) -> Result<Value, Failure> {
         let control = self.control.clone();
         let guard = options.begin(&control)?;
         self.health = Health::Dirty;
-        let result = self.session(Phase::Calling, |session| {
-            session.call(request, values, returns)
-        });
+        let result = self.session(phase, run);
         drop(guard);
         // A guest whose function failed idles again like one whose function returned.
         if matches!(result, Ok(_) | Err(Failure::Guest { .. })) {
@@ -390,6 +318,7 @@ impl Sandbox {
             host: &self.host,
             control: &self.control,
             buffers: &mut self.buffers,
+            checkpoints: &mut self.checkpoints,
             log: LogSink::default(),
             phase,
         };
@@ -401,6 +330,12 @@ impl Sandbox {
     fn check_ready(&self) -> Result<(), Failure> {
         match self.health {
             Health::Ready => Ok(()),
+            Health::Suspended(_) => Err(Failure::Suspended {
+                what: match self.suspension() {
+                    Some(Suspension::Calling(function)) => format!("call {}", function.name()),
+                    _ => "its initialisation".to_owned(),
+                },
+            }),
             Health::Dirty => Err(Failure::NeedsRestore),
             Health::Dead => Err(Failure::Unusable),
         }
@@ -411,10 +346,14 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`ErrorKind::NeedsRestore`](crate::ErrorKind::NeedsRestore) after a call that went wrong;
+    /// [`ErrorKind::Suspended`](crate::ErrorKind::Suspended) in the middle of a call (the snapshot that the sandbox stands on is
+    /// the one wanted); [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) with interrupt controllers;
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when there is no memory for it.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
         self.check_ready()?;
-        let data = Arc::new(snapshot::capture(&mut self.instance)?);
+        // What calls left in the buffers is not part of the guest's state.
+        self.instance.wipe_buffers()?;
+        let data = Arc::new(snapshot::capture(&mut self.instance, None)?);
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
         self.health = Health::Dead;
         if self.instance.can_load(&data) {
@@ -455,10 +394,9 @@ impl Sandbox {
             return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
-        let leaving = if self.health == Health::Ready {
-            Leaving::Cleanly
-        } else {
-            Leaving::Uncleanly
+        let leaving = match self.health {
+            Health::Ready | Health::Suspended(_) => Leaving::Cleanly,
+            Health::Dirty | Health::Dead => Leaving::Uncleanly,
         };
         self.health = Health::Dead;
         if is_base && leaving == Leaving::Cleanly {
@@ -466,8 +404,40 @@ impl Sandbox {
         } else {
             self.load(&snapshot.data, leaving)?;
         }
-        self.health = Health::Ready;
+        self.health = Health::of(&snapshot.data);
         Ok(())
+    }
+
+    /// Reads guest memory as a debugger does: what is mapped at a guest-virtual address under the translation that the guest uses now,
+    /// whatever rights it has there. Memory that comes into being when it is first touched reads as zeroes. Works also after a call
+    /// that went wrong.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GuestMemory`](crate::ErrorKind::GuestMemory) names the first address that is not mapped; what lies before it was
+    /// read.
+    pub fn read_memory(&mut self, address: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.check_alive()?;
+        let result = self.instance.peek(address, into);
+        Ok(result.map_err(Failure::GuestMemory)?)
+    }
+
+    /// Writes guest memory as a debugger does, also where the guest may only read or execute. A restore undoes it, and a snapshot
+    /// holds it, like a write of the guest's own. In a user guest it reaches only what the guest itself can see.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GuestMemory`](crate::ErrorKind::GuestMemory) names the first address that is not mapped, or comes into being only
+    /// when the guest touches it; nothing was written.
+    pub fn write_memory(&mut self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.check_alive()?;
+        let result = self.instance.poke(address, bytes);
+        Ok(result.map_err(Failure::GuestMemory)?)
+    }
+
+    fn check_alive(&self) -> Result<(), Failure> {
+        match self.health {
+            Health::Dead => Err(Failure::Unusable),
+            Health::Ready | Health::Suspended(_) | Health::Dirty => Ok(()),
+        }
     }
 
     /// Goes over to another snapshot, in the same VM if it has room.

@@ -6,14 +6,16 @@ use std::sync::{Arc, OnceLock};
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_backend::hyperv::validate_for_hyperv;
+use vellum_backend::kvm::Irqchip;
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::{VcpuState, VmError};
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, GuestArch, GuestKind, Gva, PAGE_SIZE};
 
+use crate::call::Phase;
 use crate::engine::Engine;
 use crate::error::Failure;
-use crate::image::GuestImage;
+use crate::image::{Function, GuestImage};
 use crate::instance::{ChangedPage, Instance};
 use crate::machine::{SharedTables, amd64_machine};
 use crate::memory::{
@@ -48,6 +50,22 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// What the guest was in the middle of; `None` when it idled, as it does unless it [asked](Checkpoint) for the snapshot itself.
+    pub fn suspension(&self) -> Option<Suspension<'_>> {
+        self.data.suspension()
+    }
+}
+
+/// What a guest is in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspension<'a> {
+    /// Its initialisation.
+    Booting,
+    /// A call of this function.
+    Calling(&'a Function),
+}
+
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
@@ -68,8 +86,18 @@ pub(crate) struct SnapshotData {
     pub(crate) space: Space,
     pub(crate) state: VcpuState,
     pub(crate) generation: u64,
+    /// What the guest was in the middle of; `None` when it idled.
+    pub(crate) suspended: Option<Suspended>,
     /// Tables for the sandboxes that are made from this snapshot, once the first one was.
     pub(crate) tables: OnceLock<SharedTables>,
+}
+
+/// What a guest was in the middle of when its snapshot was taken.
+#[derive(Debug)]
+pub(crate) struct Suspended {
+    pub(crate) phase: Phase,
+    /// What lay in its input buffer: arguments that it may not have read yet.
+    pub(crate) input: Vec<u8>,
 }
 
 /// Which pages of the layers lie where.
@@ -107,8 +135,20 @@ impl SnapshotData {
             space,
             state,
             generation: 0,
+            suspended: None,
             tables: OnceLock::new(),
         })
+    }
+
+    /// What the guest is in the middle of.
+    pub(crate) fn suspension(&self) -> Option<Suspension<'_>> {
+        match self.suspended.as_ref()?.phase {
+            Phase::Booting => Some(Suspension::Booting),
+            Phase::Calling { function } => {
+                let function = usize::try_from(function).ok()?;
+                self.image.exports().get(function).map(Suspension::Calling)
+            }
+        }
     }
 
     /// The geometry of a new sandbox.
@@ -252,7 +292,13 @@ fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpace, Failure>
 }
 
 /// Takes the state of an instance whose guest waits: the pages that changed since its base become a new layer.
-pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> {
+pub(crate) fn capture(
+    instance: &mut Instance,
+    suspended: Option<Suspended>,
+) -> Result<SnapshotData, Failure> {
+    if instance.base().config.irqchip == Irqchip::InKernel {
+        return Err(Failure::InterruptControllers);
+    }
     let state = instance.save_state()?;
     // A kernel can be in a state that no restore would be given: better to refuse it now than when it is too late.
     validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
@@ -279,6 +325,7 @@ pub(crate) fn capture(instance: &mut Instance) -> Result<SnapshotData, Failure> 
         space,
         state,
         generation: base.generation + 1,
+        suspended,
         tables: OnceLock::new(),
     })
 }

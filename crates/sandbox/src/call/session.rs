@@ -16,11 +16,13 @@ use vellum_layout::FAULT_RECORD_OFFSET;
 use zerocopy::FromBytes;
 
 use super::control::{Control, StopReason};
+use crate::checkpoint::Checkpoints;
 use crate::error::Failure;
 use crate::fault::{Fault, Privileged, classify};
 use crate::host::{Answer, Incoming, Resolved};
 use crate::instance::Instance;
 use crate::logging::LogSink;
+use crate::snapshot::{self, Suspended};
 use crate::value::Value;
 
 /// Where the guest stopped to wait for the host.
@@ -94,6 +96,7 @@ pub(crate) struct Session<'a> {
     pub(crate) host: &'a Resolved,
     pub(crate) control: &'a Control,
     pub(crate) buffers: &'a mut Buffers,
+    pub(crate) checkpoints: &'a mut Checkpoints,
     pub(crate) log: LogSink,
     pub(crate) phase: Phase,
 }
@@ -103,8 +106,8 @@ pub(crate) struct Session<'a> {
 pub(crate) enum Phase {
     /// Its initialisation: it may not call the host yet.
     Booting,
-    /// A call.
-    Calling,
+    /// A call of the exported function with this index.
+    Calling { function: u32 },
 }
 
 impl Session<'_> {
@@ -131,6 +134,14 @@ impl Session<'_> {
         }
     }
 
+    /// Goes on with the call that a snapshot was taken in, until its reply.
+    pub(crate) fn resume(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
+        match self.run(Offered::Arguments(&[]))? {
+            Stop::Reply => self.reply(function, returns),
+            Stop::Ready => Err(Failure::Protocol("the guest idles without a reply")),
+        }
+    }
+
     /// Serves exits until the guest waits.
     fn run(&mut self, mut offered: Offered<'_>) -> Result<Stop, Failure> {
         loop {
@@ -154,9 +165,24 @@ impl Session<'_> {
                 Ok(Port::Panic) => return Err(self.panicked()),
                 Ok(Port::Abort) => return Err(Failure::Abort { code: data }),
                 Ok(Port::Fault) => return Err(self.faulted()),
-                Ok(Port::Checkpoint) | Err(_) => return Err(Failure::ForbiddenPort { port }),
+                Ok(Port::Checkpoint) => self.checkpoint(data)?,
+                Err(_) => return Err(Failure::ForbiddenPort { port }),
             }
         }
+    }
+
+    /// Takes the snapshot that the guest asks for, if its embedder wants any.
+    fn checkpoint(&mut self, tag: u32) -> Result<(), Failure> {
+        if self.checkpoints.is_declined() {
+            return Ok(());
+        }
+        let suspended = Suspended {
+            phase: self.phase,
+            input: self.instance.input()?,
+        };
+        let data = snapshot::capture(self.instance, Some(suspended))?;
+        self.checkpoints.keep(tag, data);
+        Ok(())
     }
 
     fn check_stopped(&self) -> Result<(), Failure> {

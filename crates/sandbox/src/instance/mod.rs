@@ -169,7 +169,8 @@ impl Instance {
             CowState::Guest(_) | CowState::Host(_) => self.load_user(snapshot, present)?,
         }
         self.base = snapshot.clone();
-        self.tell_guest()
+        self.tell_guest()?;
+        self.write_suspended_input()
     }
 
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
@@ -182,7 +183,17 @@ impl Instance {
             CowState::Guest(_) | CowState::Host(_) => self.restore_user()?,
         }
         self.tell_guest()?;
+        self.write_suspended_input()?;
         self.restore_registers(Leaving::Cleanly)
+    }
+
+    /// Gives a guest whose snapshot was taken in the middle of a call back what it was called with.
+    fn write_suspended_input(&mut self) -> Result<(), Failure> {
+        let base = self.base.clone();
+        match &base.suspended {
+            Some(suspended) => Ok(self.write_input(&suspended.input)?),
+            None => Ok(()),
+        }
     }
 
     /// Enters the guest until its next exit.
@@ -228,6 +239,15 @@ impl Instance {
         }
         self.input_used = self.input_used.max(len_bytes);
         self.memory.write(start, message)
+    }
+
+    /// What the host has written to the input buffer since it was last zero.
+    pub(crate) fn input(&self) -> Result<Vec<u8>, OutOfBounds> {
+        let offset = self.memory.scratch_offset(self.geometry.plan.input());
+        let mut bytes = Vec::new();
+        let len = usize::try_from(self.input_used).unwrap_or(usize::MAX);
+        self.memory.scratch.append_to(offset, len, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Copies bytes from the start of the output buffer.

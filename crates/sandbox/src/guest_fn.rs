@@ -1,0 +1,88 @@
+//! Typed handles to guest functions.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::call::CallOptions;
+use crate::error::{Error, Failure};
+use crate::image::GuestImage;
+use crate::sandbox::Sandbox;
+use crate::value::{Arguments, FromValue};
+
+/// A typed handle to a function of a guest, checked once. It works with every sandbox of the image.
+///
+/// ```no_run
+/// # fn example(sandbox: &mut vellum_sandbox::Sandbox) -> Result<(), vellum_sandbox::Error> {
+/// let add = sandbox.function::<(i32, i32), i32>("add")?;
+/// assert_eq!(add.call(sandbox, (40, 2))?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct GuestFn<Args, Ret> {
+    image: GuestImage,
+    index: u32,
+    types: PhantomData<fn(Args) -> Ret>,
+}
+
+impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
+    /// The export with this index, whose types were checked.
+    pub(crate) fn new(image: &GuestImage, index: u32) -> Self {
+        Self {
+            image: image.clone(),
+            index,
+            types: PhantomData,
+        }
+    }
+
+    /// Calls the function.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GuestError`](crate::ErrorKind::GuestError) when the function returns an error. After any other error that
+    /// comes from the guest the sandbox must be restored.
+    pub fn call(&self, sandbox: &mut Sandbox, args: Args) -> Result<Ret, Error> {
+        self.call_with(sandbox, args, &CallOptions::default())
+    }
+
+    /// Calls the function with a deadline, or so that it can be cancelled.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), and [`ErrorKind::DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) or
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a call takes its arguments like any function"
+    )]
+    pub fn call_with(
+        &self,
+        sandbox: &mut Sandbox,
+        args: Args,
+        options: &CallOptions,
+    ) -> Result<Ret, Error> {
+        if !sandbox.image().is_same(&self.image) {
+            return Err(Failure::Incompatible {
+                what: "function handle",
+                than: "image",
+            }
+            .into());
+        }
+        let value =
+            args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
+        Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
+    }
+}
+
+impl<Args, Ret> Clone for GuestFn<Args, Ret> {
+    fn clone(&self) -> Self {
+        Self {
+            image: self.image.clone(),
+            index: self.index,
+            types: PhantomData,
+        }
+    }
+}
+
+impl<Args, Ret> fmt::Debug for GuestFn<Args, Ret> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GuestFn({})", self.index)
+    }
+}
