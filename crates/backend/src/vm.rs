@@ -244,6 +244,8 @@ pub struct Capabilities {
     pub msr_filter: bool,
     /// Host memory may be discarded (`MADV_DONTNEED`) under a mapped range.
     pub host_discard: bool,
+    /// 2-level (32-bit, not PAE) paging works, entered by the host and turned on by the guest.
+    pub two_level_paging: bool,
 }
 
 /// Who walks the guest's page tables.

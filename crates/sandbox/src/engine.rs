@@ -159,6 +159,10 @@ impl Engine {
         geometry: &Geometry,
         irqchip: Irqchip,
     ) -> Result<Box<dyn Vm>, Failure> {
+        let two_level = geometry.plan.kind().translation() == Translation::TwoLevel;
+        if two_level && !self.capabilities().two_level_paging {
+            return Err(Failure::TwoLevelPaging);
+        }
         let config = match (&geometry.parts, geometry.cow) {
             (Parts::User(_), CowMode::GuestSide) => &self.inner.untracked,
             (Parts::User(_), CowMode::HostSide) | (Parts::Kernel(_), _) => &self.inner.tracked,

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     NoHypervisor,
     /// The hypervisor failed, or the system refused memory.
     Hypervisor,
+    /// This machine's hypervisor cannot run guests of this kind. The message says what it lacks.
+    Unsupported,
     /// The guest's ELF file cannot be run.
     InvalidImage,
     /// A file cannot be read.
@@ -87,6 +89,10 @@ pub(crate) enum Failure {
     NoHypervisor(#[source] OpenError),
     #[error("hypervisor failed")]
     Hypervisor(#[from] VmError),
+    #[error(
+        "this machine's kvm does not run guests with 2-level paging, such as i686 paged ones; use one on vmx or svm hardware"
+    )]
+    TwoLevelPaging,
     #[error("no memory for the sandbox")]
     Memory(#[source] io::Error),
     #[error("guest memory access out of bounds")]
@@ -215,6 +221,7 @@ impl Failure {
             | Self::Tables(_)
             | Self::Root(_)
             | Self::Walk(_) => ErrorKind::Hypervisor,
+            Self::TwoLevelPaging => ErrorKind::Unsupported,
             Self::Image(_) => ErrorKind::InvalidImage,
             Self::ReadImage { .. } => ErrorKind::Io,
             Self::Space(_)

@@ -242,6 +242,7 @@ fn asked_capabilities(device: &kvm_ioctls::Kvm) -> Capabilities {
         read_only_memory: device.check_extension(Cap::ReadonlyMem),
         msr_filter: device.check_extension(Cap::X86MsrFilter),
         host_discard: true,
+        two_level_paging: true,
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! In ring 3 it reads a page through its page tables, lets the host point the entry at another page, and reads again: a shadow
 //! MMU that was not told shows the old page. (An emulated ring 0 would show the new one, because the emulator walks the tables
-//! itself.) Then it executes an SSE instruction in ring 0: an emulator cannot.
+//! itself.) Then it executes an SSE instruction in ring 0: an emulator cannot. Last it tries 2-level paging.
 #![expect(unsafe_code, reason = "lends memory to the probing guest")]
+
+mod two_level;
 
 use std::io;
 
@@ -16,8 +18,8 @@ use crate::memory::HostMemory;
 use crate::state::{DescriptorTable, StateGroup, Xcr0};
 use crate::vm::{Capabilities, Exit, Mmu, Protection, RingZero, Vm, VmError};
 
-/// The guest's memory, from GPA 0: task-state segment, four tables, code, two data pages.
-const MEMORY_LEN_BYTES: u64 = 0x8000;
+/// The guest's memory, from GPA 0: task-state segment, four tables, code, two data pages, two 32-bit tables.
+const MEMORY_LEN_BYTES: u64 = 0xA000;
 const TSS: u64 = 0;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -78,6 +80,7 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     vm.settle()?;
     boot::amd64_kernel(&machine(), &start(CODE + RING_ZERO_PART)).restore(&mut vm)?;
     let vector = vm.run()?;
+    let two_level_paging = two_level::works(&mut vm, &memory);
 
     if u64::from(before) != FIRST_VALUE {
         return Err(VmError::hypervisor(
@@ -96,6 +99,7 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
         } else {
             RingZero::Emulated
         },
+        two_level_paging,
         ..kvm.capabilities().clone()
     })
 }

@@ -39,6 +39,7 @@ impl RecordingVm {
                 read_only_memory: false,
                 msr_filter: false,
                 host_discard: false,
+                two_level_paging: false,
             },
         }
     }

@@ -18,4 +18,10 @@ fn the_probe_agrees_with_itself() {
             "no software hypervisor walks nested tables"
         );
     }
+    if capabilities.ring_zero == RingZero::Native {
+        assert!(
+            capabilities.two_level_paging,
+            "a processor knows every format of page tables"
+        );
+    }
 }
