@@ -67,7 +67,8 @@ impl<'a> Contents<'a> {
     /// The address that the guest knows a page of the slot by. `None` for a page that no address maps: one of an older layer that
     /// a newer one hides.
     pub(crate) fn address(&self, page: u64, index: &AddressIndex) -> Option<Gva> {
-        let zero_first = self.image.offset_of(self.parts.zero_base)? / PAGE_SIZE;
+        // Without a zero region this is the end of the image.
+        let zero_first = self.parts.zero_base.offset_from(self.image.start())? / PAGE_SIZE;
         match page.checked_sub(zero_first) {
             Some(zero_page) => self.zero_page(zero_page),
             None => index.address(page),

@@ -8,6 +8,8 @@ mod bad_guests;
 mod bad_messages;
 mod bad_requests;
 mod cancellation;
+mod checkpoints;
+mod debugger;
 mod host_functions;
 mod large_values;
 mod logging;
