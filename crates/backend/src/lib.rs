@@ -29,7 +29,7 @@ pub mod msr;
 pub mod state;
 mod vm;
 
-pub use memory::{HostMemory, Hva, SealedMemory};
+pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SharedMemory};
 pub use state::{StateGroup, VcpuState};
 pub use vm::{
     Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, RingZero, Vm, VmError,

@@ -8,6 +8,9 @@
     reason = "maps, copies and unmaps memory that guests write"
 )]
 
+mod file;
+mod shared;
+
 use std::ffi::c_void;
 use std::fmt;
 use std::fs::File;
@@ -17,6 +20,9 @@ use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+pub use file::FileMemory;
+pub use shared::SharedMemory;
 
 /// A host-virtual address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

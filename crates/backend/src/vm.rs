@@ -158,6 +158,11 @@ pub enum Exit {
         /// Whether a range is mapped there (which then forbids the access).
         mapped: bool,
     },
+    /// An access to guest-physical memory whose host memory cannot be had, such as a page of a file that was truncated.
+    MemoryLost {
+        /// The guest-physical address, if the hypervisor tells it.
+        gpa: Option<u64>,
+    },
     /// A `hlt` instruction.
     Halt,
     /// A fault inside a double fault (Intel SDM volume 3, section 7.15, interrupt 8).

@@ -28,9 +28,8 @@ pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> De
                 Exit::IoIn { port: *port, width }
             })
         }
-        VcpuExit::MmioRead(gpa, _) | VcpuExit::MemoryFault { gpa, .. } => {
-            memory_fault(*gpa, Access::Read)
-        }
+        VcpuExit::MmioRead(gpa, _) => memory_fault(*gpa, Access::Read),
+        VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryLost { gpa: Some(*gpa) },
         VcpuExit::MmioWrite(gpa, _) => memory_fault(*gpa, Access::Write),
         VcpuExit::Hlt => Exit::Halt,
         VcpuExit::Shutdown => Exit::TripleFault,

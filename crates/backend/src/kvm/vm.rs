@@ -287,6 +287,10 @@ impl Vm for KvmVm {
                 Ok(exit) => decode(&exit, |gpa| self.slots.is_mapped(gpa)),
                 Err(error) if error.errno() == libc::EINTR => Decoded::Exit(Exit::Interrupted),
                 Err(error) if error.errno() == libc::EAGAIN => continue,
+                // Kernels before KVM_EXIT_MEMORY_FAULT (Linux 6.8) say no more.
+                Err(error) if error.errno() == libc::EFAULT => {
+                    Decoded::Exit(Exit::MemoryLost { gpa: None })
+                }
                 Err(error) => return Err(VmError::hypervisor("KVM_RUN", error)),
             };
             match decoded {

@@ -95,13 +95,17 @@ fn a_memory_fault_tells_the_direction_and_whether_memory_is_there() {
             decoded(&VcpuExit::MmioWrite(gpa, &bytes)),
             fault(Access::Write)
         );
-        let unresolved = VcpuExit::MemoryFault {
-            flags: 0,
-            gpa,
-            size: 4096,
-        };
-        assert_eq!(decoded(&unresolved), fault(Access::Read));
     }
+}
+
+#[test]
+fn memory_that_the_host_cannot_provide_is_lost() {
+    let unresolved = VcpuExit::MemoryFault {
+        flags: 0,
+        gpa: 0x5000,
+        size: 4096,
+    };
+    assert_eq!(decoded(&unresolved), Exit::MemoryLost { gpa: Some(0x5000) });
 }
 
 #[test]
