@@ -195,7 +195,7 @@ fn user_addresses(f: &mut fmt::Formatter<'_>) -> fmt::Result {
          | from | to | length | what | who |\n\
          |---|---|---|---|---|\n",
     )?;
-    let rows: [(GvaRange, &str, &str); 10] = [
+    let rows: [(GvaRange, &str, &str); 11] = [
         (user::ELF_AREA, "ELF segments", "ring 3"),
         (user::HEAP_AREA, "heap, from the bottom", "ring 3"),
         (
@@ -206,6 +206,11 @@ fn user_addresses(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (
             user::STACK_AREA,
             "guard page and stack, from the top",
+            "ring 3",
+        ),
+        (
+            user::MAPPINGS_WINDOW,
+            "window on mapped files and memories",
             "ring 3",
         ),
         (

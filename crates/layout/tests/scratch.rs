@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use vellum_layout::amd64::user;
 use vellum_layout::{
-    AddressError, Gpa, GuestKind, GuestPtr, Gva, LayoutError, PAGE_SIZE, Translation, amd64, i686,
-    scratch_base_for_guest,
+    AddressError, Gpa, GpaRange, GuestKind, GuestPtr, Gva, LayoutError, PAGE_SIZE, Translation,
+    amd64, i686, scratch_base_for_guest,
 };
 
 const TRANSLATIONS: [Translation; 3] = [
@@ -159,6 +159,27 @@ fn user_areas_refuse_what_does_not_fit() {
         Err(LayoutError::AboveMaxGpa {
             gpa: beyond,
             max_gpa: amd64::MAX_GPA
+        })
+    );
+}
+
+#[test]
+fn a_mapping_is_seen_in_its_window_at_its_physical_address() {
+    let last_page = GpaRange::new(
+        Gpa::literal(amd64::MAX_GPA.as_u64() + 1 - PAGE_SIZE),
+        PAGE_SIZE,
+    );
+    let last_page = last_page.expect("a range");
+    let seen = user::mapping_gva(last_page).expect("inside the window");
+    assert_eq!(seen.end(), user::MAPPINGS_WINDOW.end());
+    assert_eq!(seen.len_bytes(), PAGE_SIZE);
+
+    let beyond = GpaRange::new(last_page.start(), 2 * PAGE_SIZE).expect("a range");
+    assert_eq!(
+        user::mapping_gva(beyond),
+        Err(LayoutError::AboveMaxGpa {
+            gpa: beyond.last(),
+            max_gpa: amd64::MAX_GPA,
         })
     );
 }

@@ -1,6 +1,6 @@
 //! Fixed guest-virtual addresses of the amd64 user guest.
 //!
-//! The lower half belongs to the guest's functions in ring 3. All of it lies in the first entry of
+//! The lower half belongs to the guest's functions in ring 3. What is theirs lies in the first entry of
 //! the top-level table (512 GiB), so that one level-3 table serves the whole guest:
 //!
 //! ```text
@@ -9,6 +9,8 @@
 //! 0x70_0000_0000  I/O area: PEB, input buffer, output buffer
 //! 0x74_0000_0000  stack area; the stack grows down from 0x78_0000_0000
 //! ```
+//!
+//! Files and memories that the embedder maps into the guest have the second entry for themselves.
 //!
 //! The upper half is for ring 0 only: a window on guest-physical memory for the monitor's copy on
 //! write, and in the last 2 MiB the monitor, the machine's tables and the top of scratch, so
@@ -21,7 +23,7 @@ use crate::bookkeeping::{
     GUARD_OFFSET,
 };
 use crate::page::{PAGE_SIZE, PageSize};
-use crate::range::GvaRange;
+use crate::range::{GpaRange, GvaRange};
 use crate::scratch::{LayoutError, check_len};
 
 /// Where ELF segments may lie. Not in the first 64 KiB, so that a null pointer with a small
@@ -38,6 +40,14 @@ pub const IO_AREA: GvaRange = area(0x70_0000_0000, 0x74_0000_0000);
 
 /// Where the stack and the guard page below it lie. 16 GiB.
 pub const STACK_AREA: GvaRange = area(0x74_0000_0000, 0x78_0000_0000);
+
+/// Where files and memories that the embedder maps are seen: what is at GPA `g` is at the window's
+/// start plus `g`; everything else in the window is unmapped. 64 GiB, all guest-physical memory, in
+/// a top-level entry of its own, so that mapping and unmapping changes one entry of tables that
+/// other code edits. Aligned to all page sizes, so that large pages serve wherever the
+/// guest-physical address allows them.
+pub const MAPPINGS_WINDOW: GvaRange =
+    GvaRange::literal(Gva::literal(0x80_0000_0000), MAX_GPA.as_u64() + 1);
 
 /// Lowest address of the heap.
 pub const HEAP_BASE: Gva = HEAP_AREA.start();
@@ -191,6 +201,21 @@ pub const fn window_gva(gpa: Gpa) -> Result<Gva, LayoutError> {
     }
 }
 
+/// Where ring 3 sees what is mapped at a guest-physical range.
+///
+/// # Errors
+///
+/// [`LayoutError::AboveMaxGpa`] when the range ends above [`MAX_GPA`].
+pub const fn mapping_gva(range: GpaRange) -> Result<GvaRange, LayoutError> {
+    match MAPPINGS_WINDOW.part(range.start().as_u64(), range.len_bytes()) {
+        Some(gva) => Ok(gva),
+        None => Err(LayoutError::AboveMaxGpa {
+            gpa: range.last(),
+            max_gpa: MAX_GPA,
+        }),
+    }
+}
+
 const fn area(start: u64, end: u64) -> GvaRange {
     GvaRange::literal(Gva::literal(start), end - start)
 }
@@ -206,6 +231,7 @@ const _: () = {
         HEAP_AREA,
         IO_AREA,
         STACK_AREA,
+        MAPPINGS_WINDOW,
         PHYSICAL_WINDOW,
         MONITOR_CODE_AREA,
         MACHINE_AREA,
@@ -219,9 +245,12 @@ const _: () = {
         index += 1;
     }
 
-    // The whole lower half shares one top-level entry, 512 GiB each (Intel SDM Vol. 3A, 4-level
-    // paging), and the supervisor's last pages share one level-1 table, 2 MiB each.
+    // The guest's own areas share one top-level entry, 512 GiB each (Intel SDM Vol. 3A, 4-level
+    // paging), the mappings have the next one, and the supervisor's last pages share one level-1
+    // table, 2 MiB each.
     assert!(STACK_AREA.end().as_u64() <= 1 << 39);
+    assert!(MAPPINGS_WINDOW.start().as_u64() == 1 << 39);
+    assert!(MAPPINGS_WINDOW.end().as_u64() <= 2 << 39);
     assert!(SUPERVISOR_AREA.start().is_aligned(PageSize::Size2MiB));
     assert!(SUPERVISOR_AREA.len_bytes() <= PageSize::Size2MiB.bytes());
     assert!(SUPERVISOR_AREA.contains_range(&MONITOR_CODE_AREA));
