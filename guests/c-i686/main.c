@@ -2,8 +2,6 @@
 #define VELLUM_IMPLEMENTATION
 #include <vellum.h>
 
-#include "../c-user/host_state.h"
-
 #define PAGE_LEN_BYTES 4096u
 
 VELLUM_IMPORT(host_add, VELLUM_I32, VELLUM_I32, VELLUM_I32);
@@ -152,3 +150,5 @@ VELLUM_FUNCTION(spin, VELLUM_UNIT)
     /* Keeps the compiler from missing a value. */
     __builtin_unreachable();
 }
+
+#include "../c-user/host_state.h"

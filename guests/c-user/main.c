@@ -2,8 +2,6 @@
 #define VELLUM_IMPLEMENTATION
 #include <vellum.h>
 
-#include "host_state.h"
-
 VELLUM_IMPORT(host_add, VELLUM_I32, VELLUM_I32, VELLUM_I32);
 
 VELLUM_FUNCTION(c_add, VELLUM_I32, VELLUM_I32, VELLUM_I32)
@@ -66,3 +64,5 @@ VELLUM_FUNCTION(c_allocate, VELLUM_U64, VELLUM_U64)
     vellum_alloc(argument[0].u64);
     return vellum_u64(argument[0].u64);
 }
+
+#include "host_state.h"

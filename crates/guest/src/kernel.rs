@@ -39,13 +39,10 @@ mod live;
 mod supervisor;
 mod window;
 
-#[cfg(target_arch = "x86_64")]
-use crate::amd64::kernel as machine;
-#[cfg(target_arch = "x86")]
-use crate::i686::kernel as machine;
-
 use vellum_layout::{Gpa, Gva};
 use vellum_vmem::{Format, Mapping, TranslateError};
+
+use crate::arch::kernel as machine;
 
 pub(crate) use exception::vellum_handle_exception;
 pub use live::{Frames, Tables};

@@ -1,8 +1,9 @@
 //! Guest library of Vellum: entry point, allocator, guest and host functions.
 //!
 //! A guest is a program without an operating system, alone in a micro-VM. Built for amd64 it runs in ring 3; built for
-//! i686 it is a kernel, in ring 0 without paging. Its host calls the functions that it exports; it can call the functions
-//! that the host offers. This is a whole guest:
+//! i686 it is a kernel, in ring 0 without paging. With [`kernel_entry!`] in place of [`entry!`] it is a kernel with paging on
+//! either; see [`kernel`]. Its host calls the functions that it exports; it can call the functions that the host offers. This
+//! is a whole guest:
 //!
 //! ```ignore
 //! #![no_std]
@@ -74,14 +75,16 @@
 extern crate alloc;
 
 #[cfg(target_arch = "x86_64")]
-mod amd64;
+#[path = "amd64/mod.rs"]
+mod arch;
+#[cfg(target_arch = "x86")]
+#[path = "i686/mod.rs"]
+mod arch;
 mod dispatch;
 mod entry;
 mod gate;
 mod heap;
 mod host;
-#[cfg(target_arch = "x86")]
-mod i686;
 pub mod kernel;
 mod link;
 mod logging;

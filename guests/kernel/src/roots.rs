@@ -94,7 +94,8 @@ fn is_user_in_root(root: u32, address: u64) -> Result<bool, GuestError> {
     is_user_in(find(root)?, address)
 }
 
-/// Whether a root has every top-level entry of the home root, so that they share the tables below.
+/// Whether no top-level entry of a root is another one than the home root has, so that they share the tables below. An entry that
+/// the root lacks is no difference: it gets it when it needs it.
 #[guest_function]
 fn root_shares_kernel(root: u32) -> Result<bool, GuestError> {
     /// Bits that the processor sets by itself: accessed and dirty.
@@ -111,7 +112,8 @@ fn root_shares_kernel(root: u32) -> Result<bool, GuestError> {
             tables.read_entry(at, width).map_err(error)
         };
         let (theirs, ours) = (entry(kernel::home_root())?, entry(root)?);
-        if theirs & 1 != 0 && (theirs ^ ours) & !OF_PROCESSOR != 0 {
+        let is_present = |entry: u64| entry & 1 != 0;
+        if is_present(theirs) && is_present(ours) && (theirs ^ ours) & !OF_PROCESSOR != 0 {
             return Ok(false);
         }
     }
