@@ -25,6 +25,7 @@
 //! | [`Sandbox`] | one micro-VM | the hypervisor's VM creation |
 //! | [`GuestFn`] | a typed handle to a guest function | a call is one entry into the guest |
 //! | [`Snapshot`] | an immutable state of a sandbox | the pages that changed |
+//! | [`Pool`] | ready sandboxes of one snapshot | a restore for each use |
 //!
 //! A guest can do what it likes: fault, loop, exhaust its memory, send nonsense. Each ends in an [`Error`] with a
 //! [kind](ErrorKind), and the sandbox asks to be restored. Time is bounded by [`CallOptions`].
@@ -43,6 +44,7 @@ mod instance;
 mod logging;
 mod machine;
 mod memory;
+mod pool;
 mod sandbox;
 mod seed;
 mod snapshot;
@@ -57,6 +59,7 @@ pub use fault::{Fault, FaultKind};
 pub use guest_fn::GuestFn;
 pub use host::{HostFunction, HostFunctions, HostResult};
 pub use image::{Function, GuestImage, MAX_FILE_LEN_BYTES};
+pub use pool::{Pool, PoolBuilder, PoolMetrics, PooledSandbox};
 pub use sandbox::Sandbox;
 pub use snapshot::{Snapshot, Suspension};
 pub use value::{Argument, Arguments, FromValue, Value};
