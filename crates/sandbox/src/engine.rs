@@ -30,8 +30,10 @@ struct Inner {
     cow: CowMode,
     /// For user guests whose monitor copies pages.
     untracked: VmConfig,
-    /// For guests of whose pages the host must know which were written.
+    /// For user guests whose pages the host kernel copies.
     tracked: VmConfig,
+    /// For guests that bring their own kernel.
+    kernel: VmConfig,
 }
 
 /// Who copies a page when a guest writes to it for the first time.
@@ -101,10 +103,16 @@ impl EngineBuilder {
             .cow
             .unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
         let config = |tracking| VmConfig::new(&model, tracking).map_err(Failure::Hypervisor);
+        let kernel_tracking = match kvm.capabilities().ring_zero {
+            RingZero::Native => Tracking::FirstWrites,
+            // The ring has no room for emulated stores.
+            RingZero::Emulated => Tracking::Bitmap,
+        };
         Ok(Engine {
             inner: Arc::new(Inner {
                 untracked: config(Tracking::None)?,
                 tracked: config(Tracking::FirstWrites)?,
+                kernel: config(kernel_tracking)?,
                 kvm,
                 model,
                 cow,
@@ -165,7 +173,8 @@ impl Engine {
         }
         let config = match (&geometry.parts, geometry.cow) {
             (Parts::User(_), CowMode::GuestSide) => &self.inner.untracked,
-            (Parts::User(_), CowMode::HostSide) | (Parts::Kernel(_), _) => &self.inner.tracked,
+            (Parts::User(_), CowMode::HostSide) => &self.inner.tracked,
+            (Parts::Kernel(_), _) => &self.inner.kernel,
         };
         let vm = self
             .inner

@@ -147,12 +147,15 @@ impl VmConfig {
     }
 }
 
-/// Whether a VM can report first writes.
+/// Whether and how a VM reports which pages of [`crate::Protection::TrackedWrite`] ranges were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
-    /// It can: [`crate::Protection::TrackedWrite`] is allowed.
+    /// In a ring of shared memory: no system call, and a page is reported once. The ring has no room for code that the hypervisor
+    /// emulates ([`crate::RingZero::Emulated`]), because KVM reports each emulated store again; when it is overrun, running fails.
     FirstWrites,
-    /// It need not.
+    /// In a bitmap for each range, which costs a system call to read. A page that is written again is reported again.
+    Bitmap,
+    /// Not at all.
     None,
 }
 

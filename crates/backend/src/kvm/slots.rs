@@ -84,6 +84,14 @@ impl Slots {
             .copied()
     }
 
+    /// The slots of which written pages are reported.
+    pub(super) fn tracked(&self) -> Vec<Slot> {
+        let slots = self.slots.iter().copied();
+        slots
+            .filter(|slot| slot.protection == Protection::TrackedWrite)
+            .collect()
+    }
+
     pub(super) fn remove(&mut self, number: u32) {
         self.slots.retain(|slot| slot.number != number);
     }

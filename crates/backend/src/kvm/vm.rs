@@ -47,7 +47,8 @@ pub struct KvmVm {
     slots: Slots,
     interrupter: Arc<KvmInterrupter>,
     pending: Pending,
-    /// Pages collected from a ring that was full, until somebody takes them.
+    tracking: Tracking,
+    /// Pages collected from a ring that was full, or from a bitmap that was about to vanish, until somebody takes them.
     collected: Collected,
 }
 
@@ -82,7 +83,7 @@ impl KvmVm {
                 ));
             }
             Tracking::FirstWrites => capabilities.dirty_ring_pages,
-            Tracking::None => 0,
+            Tracking::Bitmap | Tracking::None => 0,
         };
         enable_dirty_ring(&vm, ring_pages)?;
         if capabilities.msr_filter {
@@ -117,16 +118,18 @@ impl KvmVm {
             }),
             interrupter: Arc::new(interrupter),
             pending: Pending::Nothing,
+            tracking: config.tracking,
             collected: Collected::new(),
         })
     }
 
     fn set_slot(&self, slot: &Slot, len_bytes: u64) -> Result<(), VmError> {
-        let tracked = self.ring.is_some() && slot.protection == Protection::TrackedWrite;
-        let flags = match slot.protection {
-            Protection::ReadOnly => KVM_MEM_READONLY,
-            Protection::TrackedWrite if tracked => KVM_MEM_LOG_DIRTY_PAGES,
-            Protection::Write | Protection::TrackedWrite => 0,
+        let flags = match (slot.protection, self.tracking) {
+            (Protection::ReadOnly, _) => KVM_MEM_READONLY,
+            (Protection::Write, _) | (Protection::TrackedWrite, Tracking::None) => 0,
+            (Protection::TrackedWrite, Tracking::FirstWrites | Tracking::Bitmap) => {
+                KVM_MEM_LOG_DIRTY_PAGES
+            }
         };
         let region = kvm_userspace_memory_region {
             slot: slot.number,
@@ -140,17 +143,62 @@ impl KvmVm {
             .map_err(|error| VmError::hypervisor("KVM_SET_USER_MEMORY_REGION", error))
     }
 
-    fn collect_ring(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
+    /// Collects what was reported since the last time.
+    fn collect(&mut self) -> Result<(), VmError> {
+        match self.tracking {
+            Tracking::FirstWrites => self.collect_ring().map(|_| ()),
+            Tracking::Bitmap => self.collect_bitmaps(),
+            Tracking::None => Ok(()),
+        }
+    }
+
+    /// Returns the number of entries.
+    ///
+    /// The kernel stops a guest before its ring is full. Where every entry is new, the ring was overrun, and what the kernel wrote
+    /// over is lost.
+    fn collect_ring(&mut self) -> Result<u32, VmError> {
+        let Some(ring) = &mut self.ring else {
+            return Ok(0);
+        };
+        let mut count = 0;
         while let Some((slot, page)) = ring.pop() {
+            count += 1;
             if let Some(page) = self.slots.page(slot, page) {
                 self.collected.push(page);
             }
         }
+        if count >= self.capabilities.dirty_ring_pages {
+            return Err(ring_overrun());
+        }
+        Ok(count)
     }
 
+    fn collect_bitmaps(&mut self) -> Result<(), VmError> {
+        for slot in self.slots.tracked() {
+            let len = usize::try_from(slot.gpa.len_bytes()).unwrap_or(usize::MAX);
+            let words = self
+                .vm
+                .get_dirty_log(slot.number, len)
+                .map_err(|error| VmError::hypervisor("KVM_GET_DIRTY_LOG", error))?;
+            for (first, word) in (0_u64..).step_by(64).zip(words) {
+                let mut rest = word;
+                while rest != 0 {
+                    let page = first + u64::from(rest.trailing_zeros());
+                    rest &= rest - 1;
+                    if let Some(page) = self.slots.page(slot.number, page) {
+                        self.collected.push(page);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties a ring that is full, so that the guest can go on. One that is full of nothing new was overrun earlier.
     fn reset_full_ring(&mut self) -> Result<(), VmError> {
-        self.collect_ring();
+        if self.collect_ring()? == 0 {
+            return Err(ring_overrun());
+        }
         // SAFETY: the request takes no argument and touches no memory but the ring, which is collected.
         let result = unsafe { vmm_sys_util::ioctl::ioctl(&self.vm, KVM_RESET_DIRTY_RINGS()) };
         if result < 0 {
@@ -271,7 +319,7 @@ impl Vm for KvmVm {
 
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
         let slot = self.slots.exact(gpa)?;
-        self.collect_ring();
+        self.collect()?;
         self.collected.forget(gpa);
         self.set_slot(&slot, 0)?;
         self.slots.remove(slot.number);
@@ -442,7 +490,7 @@ impl Vm for KvmVm {
     }
 
     fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError> {
-        self.collect_ring();
+        self.collect()?;
         self.collected.take().for_each(page);
         Ok(())
     }
@@ -456,7 +504,8 @@ impl Vm for KvmVm {
         let Some(slot) = self.slots.smallest() else {
             return Ok(());
         };
-        self.collect_ring();
+        // A slot takes its bitmap along.
+        self.collect()?;
         self.set_slot(&slot, 0)?;
         self.set_slot(&slot, slot.gpa.len_bytes())
     }
@@ -518,6 +567,13 @@ fn deny_undeclared_msrs(vm: &VmFd) -> Result<(), VmError> {
         ],
     )
     .map_err(|error| VmError::hypervisor("KVM_X86_SET_MSR_FILTER", error))
+}
+
+fn ring_overrun() -> VmError {
+    VmError::hypervisor(
+        "tracking first writes in a ring, which was overrun,",
+        io::ErrorKind::QuotaExceeded,
+    )
 }
 
 fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), errno::Error> {

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use vellum_backend::kvm::Tracking;
 use vellum_backend::{Access, Exit, HostMemory, Protection, StateGroup, Vm, VmError};
 
 use crate::support::{
-    MEMORY_LEN_BYTES, PRESENT_WRITE_USER_USED, PT, flat_state, guest, guest_of, kvm, out_data,
-    range, skip, user_state,
+    Guest, MEMORY_LEN_BYTES, PRESENT_WRITE_USER_USED, PT, flat_state, guest, guest_of, kvm,
+    out_data, range, skip, tracked_guest, user_state,
 };
 
 #[test]
@@ -120,6 +121,68 @@ fn first_writes_are_reported_once_until_the_ring_is_reset() {
         again.iter().all(|page| !written.contains(page)),
         "{again:x?}"
     );
+}
+
+/// Ring 0 without paging: 20,000 stores to the page at 0x20000, more than a ring has entries, then one to that at 0x21000.
+const MANY_STORES: [u8; 22] = [
+    0xBA, 0x20, 0x4E, 0, 0, // mov edx, 20000
+    0xBF, 0, 0, 2, 0, // mov edi, 0x20000
+    0x89, 0x17, // again: mov [edi], edx
+    0x4A, // dec edx
+    0x75, 0xFB, // jnz again
+    0xA3, 0, 0x10, 2, 0, // mov [0x21000], eax
+    0xE7, 0xE0, // out 0xe0, eax
+];
+
+fn dirty_pages(guest: &mut Guest) -> BTreeSet<u64> {
+    let mut dirty = BTreeSet::new();
+    guest
+        .vm
+        .take_dirty(&mut |page| {
+            dirty.insert(page.as_u64());
+        })
+        .expect("taken");
+    dirty
+}
+
+#[test]
+fn a_bitmap_reports_the_pages_of_any_number_of_stores() {
+    let Some(kvm) = kvm() else { return };
+    let tracking = (Protection::TrackedWrite, Tracking::Bitmap);
+    let mut guest = tracked_guest(&kvm, &MANY_STORES, tracking, MEMORY_LEN_BYTES);
+    for _ in 0..3 {
+        flat_state().restore(&mut guest.vm).expect("restored");
+        out_data(guest.vm.run().expect("ran"));
+        let dirty = dirty_pages(&mut guest);
+        assert_eq!(dirty, BTreeSet::from([0x2_0000, 0x2_1000]));
+        assert_eq!(dirty_pages(&mut guest), BTreeSet::new());
+    }
+    // Rebuilding a shadow takes the slot away and brings it back: nothing is forgotten.
+    flat_state().restore(&mut guest.vm).expect("restored");
+    out_data(guest.vm.run().expect("ran"));
+    guest.vm.publish_tables().expect("published");
+    assert_eq!(
+        dirty_pages(&mut guest),
+        BTreeSet::from([0x2_0000, 0x2_1000])
+    );
+}
+
+#[test]
+fn a_ring_that_is_overrun_is_an_error_and_loses_nothing_in_silence() {
+    let Some(kvm) = kvm() else { return };
+    let tracking = (Protection::TrackedWrite, Tracking::FirstWrites);
+    let mut guest = tracked_guest(&kvm, &MANY_STORES, tracking, MEMORY_LEN_BYTES);
+    flat_state().restore(&mut guest.vm).expect("restored");
+    let mut dirty = BTreeSet::new();
+    let outcome = guest.vm.run().map(out_data).and_then(|_| {
+        guest.vm.take_dirty(&mut |page| {
+            dirty.insert(page.as_u64());
+        })
+    });
+    match outcome {
+        Ok(()) => assert_eq!(dirty, BTreeSet::from([0x2_0000, 0x2_1000])),
+        Err(error) => assert!(error.to_string().contains("overrun"), "{error}"),
+    }
 }
 
 /// Ring 3, `passes` times: writes a byte to each of `pages` pages from 2 MiB on; then out 0xe0, eax.

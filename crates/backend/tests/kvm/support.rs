@@ -86,13 +86,23 @@ pub(crate) fn guest(kvm: &Kvm, code: &[u8], protection: Protection) -> Guest {
 }
 
 /// A guest of `len_bytes`. Memory above the first 2 MiB is mapped by 2 MiB pages.
-#[expect(unsafe_code, reason = "lends memory to the guest")]
 pub(crate) fn guest_of(kvm: &Kvm, code: &[u8], protection: Protection, len_bytes: u64) -> Guest {
+    tracked_guest(kvm, code, (protection, Tracking::FirstWrites), len_bytes)
+}
+
+/// As [`guest_of`], with a way of tracking writes.
+#[expect(unsafe_code, reason = "lends memory to the guest")]
+pub(crate) fn tracked_guest(
+    kvm: &Kvm,
+    code: &[u8],
+    (protection, tracking): (Protection, Tracking),
+    len_bytes: u64,
+) -> Guest {
     let memory = HostMemory::zeroed(len_bytes).expect("memory");
     write_machine(&memory);
     memory.write(CODE, code).expect("in bounds");
     let model = kvm.cpu_model(CpuProfile::Best).expect("a model");
-    let config = VmConfig::new(&model, Tracking::FirstWrites).expect("a config");
+    let config = VmConfig::new(&model, tracking).expect("a config");
     let mut vm = kvm.create_vm(&config).expect("a vm");
     // SAFETY: the memory lives in the same struct and is dropped after the VM; nothing borrows its bytes.
     unsafe { vm.map(range(0, len_bytes), memory.hva(), protection) }.expect("mapped");
