@@ -4,6 +4,7 @@ mod dirty;
 mod guest_side;
 mod host_side;
 mod kernel;
+mod mappings;
 mod physical;
 mod reach;
 mod registers;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, Protection, StateGroup, Vm, VmError};
+use vellum_backend::{Exit, Protection, StateGroup, Vm};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
@@ -25,6 +26,7 @@ use crate::snapshot::SnapshotData;
 
 use guest_side::GuestSide;
 use host_side::HostSide;
+use mappings::Mappings;
 use physical::Physical;
 
 pub(crate) use reach::ReachError;
@@ -45,6 +47,7 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
+    mappings: Mappings,
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
     cow: CowState,
@@ -95,6 +98,7 @@ impl Instance {
         let mut instance = Self {
             vm: DebugVm(vm),
             memory,
+            mappings: Mappings::default(),
             cow,
             tables_used: 0,
             resume: None,
@@ -197,9 +201,11 @@ impl Instance {
     }
 
     /// Enters the guest until its next exit.
-    pub(crate) fn run(&mut self) -> Result<Exit, VmError> {
+    pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
-        self.vm.0.run()
+        let exit = self.vm.0.run()?;
+        self.check_mapped_files(&exit)?;
+        Ok(exit)
     }
 
     fn is_kernel(&self) -> bool {

@@ -80,6 +80,7 @@ impl Instance {
             .overlay_zeroed(start, tables.len_bytes())
             .map_err(Failure::Memory)?;
         self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
+        self.link_mappings()?;
         Ok(self.vm.0.publish_tables()?)
     }
 
