@@ -19,20 +19,16 @@ fn config(irqchip: Irqchip) -> Config {
 /// A guest of the default sizes.
 fn geometry(kind: GuestKind, config: &Config) -> Geometry {
     let range = GvaRange::literal(Gva::literal(0x40_0000), 8 * PAGE_SIZE);
-    let geometry = match kind {
-        GuestKind::Amd64User => {
-            let heap = amd64::user::heap(config.sizes.heap_len_bytes).expect("a heap");
-            let area = Area {
-                range: heap,
-                rights: Attrs::WRITE,
-                backing: Backing::Zero { first_page: 0 },
-            };
-            Geometry::for_user(config, CowMode::HostSide, &[area], 8)
-        }
-        _ => {
-            let segments = [Segment::for_test(range, Attrs::empty(), 0)];
-            Geometry::for_kernel(kind, config, CowMode::HostSide, &segments)
-        }
+    let geometry = if kind == GuestKind::Amd64User {
+        let area = Area {
+            range: amd64::user::heap(config.sizes.heap_len_bytes).expect("a heap"),
+            rights: Attrs::WRITE,
+            backing: Backing::Zero { first_page: 0 },
+        };
+        Geometry::for_user(config, CowMode::HostSide, &[area], 8)
+    } else {
+        let segments = [Segment::for_test(range, Attrs::empty(), 0)];
+        Geometry::for_kernel(kind, config, CowMode::HostSide, &segments)
     };
     geometry.expect("a geometry")
 }
@@ -187,7 +183,7 @@ proptest! {
     #[test]
     fn a_place_that_is_granted_is_free(
         kind in prop::sample::select(GuestKind::ALL.to_vec()),
-        start in prop_oneof![0..0x10_0000_u64, 0xFEB00..0xFEF00_u64, 0xFF0000..0x100_0010_u64],
+        start in prop_oneof![0..0x10_0000_u64, 0xF_EB00..0xF_EF00_u64, 0xFF_0000..0x100_0010_u64],
         pages in 1..0x2_0000_u64,
     ) {
         let config = config(Irqchip::InKernel);

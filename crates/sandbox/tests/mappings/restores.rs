@@ -1,6 +1,6 @@
 //! Mappings belong to a sandbox: what snapshots and restores do to them, and what not.
 
-use vellum_sandbox::{Gpa, Mapping, Sandbox, SharedMemory};
+use vellum_sandbox::{CallOptions, Gpa, Mapping, Sandbox, SharedMemory};
 
 use crate::support::*;
 
@@ -113,7 +113,7 @@ fn a_guest_that_is_suspended_finds_what_it_is_given_when_it_goes_on() {
         let mut copy =
             Sandbox::from_snapshot(&lab.engine, checkpoint.snapshot(), &host()).expect("a sandbox");
         copy.map(AT, &region("m", 7)).expect("mapped");
-        let _: u64 = copy.resume(&Default::default()).expect("resumed");
+        let _: u64 = copy.resume(&CallOptions::new()).expect("resumed");
         let at = lab.locate(&mut copy, "m");
         assert_eq!(word(&mut copy, at), 7);
     });
@@ -164,7 +164,7 @@ fn a_restore_that_leaves_no_room_for_them_is_refused_and_changes_nothing() {
             let mut sandbox =
                 Sandbox::from_snapshot(&lab.engine, &small, &host()).expect("a sandbox");
             // Right behind the image, which is found by being refused.
-            let behind = (1..)
+            let behind = (1..1024)
                 .map(|index| Gpa::new(index * MIB).expect("an address"))
                 .find(|gpa| sandbox.map(*gpa, &region("m", 7)).is_ok())
                 .expect("the image ends");
