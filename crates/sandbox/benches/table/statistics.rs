@@ -56,10 +56,9 @@ impl Statistics {
         Ok(self.get("exits")? - self.get("irq_exits")?)
     }
 
-    /// Page faults that KVM has served: all but those that it passed on to the guest.
+    /// Page faults that KVM has served itself, and not passed on to the guest.
     pub(crate) fn faults(&self) -> anyhow::Result<u64> {
-        // Older kernels do not count what they passed on; with nested paging there is nothing to pass on.
-        Ok(self.get("pf_taken")? - self.get("pf_guest").unwrap_or(0))
+        self.get("pf_fixed")
     }
 }
 
