@@ -31,6 +31,7 @@
 
 mod builder;
 mod call;
+mod capture;
 mod checkpoint;
 mod engine;
 mod error;

@@ -6,7 +6,7 @@ use vellum_abi::log::{Level, LogRecord};
 const MAX_RECORDS_PER_CALL: u32 = 1000;
 
 /// The log of one call.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct LogSink {
     records: u32,
 }
@@ -30,17 +30,15 @@ impl LogSink {
     }
 }
 
-impl Drop for DropReport<'_> {
+impl Drop for LogSink {
+    /// Reports at the end of a call what its log lost.
     fn drop(&mut self) {
-        let dropped = self.0.records.saturating_sub(MAX_RECORDS_PER_CALL);
+        let dropped = self.records.saturating_sub(MAX_RECORDS_PER_CALL);
         if dropped > 0 {
             tracing::warn!(target: "vellum::guest", dropped, "log records of a call were dropped");
         }
     }
 }
-
-/// Reports at the end of a call what its log lost.
-pub(crate) struct DropReport<'a>(pub(crate) &'a LogSink);
 
 /// A text without control characters.
 pub(crate) fn printable(text: &str) -> String {

@@ -9,6 +9,7 @@ use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
 use crate::call::{Buffers, CallOptions, Control, Phase, Session};
+use crate::capture::capture;
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::engine::Engine;
 use crate::error::{Error, Failure};
@@ -16,9 +17,9 @@ use crate::guest_fn::GuestFn;
 use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving};
-use crate::logging::{DropReport, LogSink};
+use crate::logging::LogSink;
 use crate::mapping::{Mapping, MappingInfo};
-use crate::snapshot::{self, Snapshot, SnapshotData, Suspension};
+use crate::snapshot::{Snapshot, SnapshotData, Suspension};
 use crate::value::{Arguments, FromValue, Value};
 
 /// One micro-VM: guest memory, one vCPU, and the host functions that its guest may call.
@@ -324,9 +325,7 @@ impl Sandbox {
             log: LogSink::default(),
             phase,
         };
-        let result = run(&mut session);
-        drop(DropReport(&session.log));
-        result
+        run(&mut session)
     }
 
     fn check_ready(&self) -> Result<(), Failure> {
@@ -355,7 +354,7 @@ impl Sandbox {
         self.check_ready()?;
         // What calls left in the buffers is not part of the guest's state.
         self.instance.wipe_buffers()?;
-        let data = Arc::new(snapshot::capture(&mut self.instance, None)?);
+        let data = Arc::new(capture(&mut self.instance, None)?);
         self.instance.check_mappings_beside(&self.engine, &data)?;
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
         self.health = Health::Dead;

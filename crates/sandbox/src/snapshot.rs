@@ -3,12 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::hyperv::validate_for_hyperv;
-use vellum_backend::kvm::Irqchip;
-use vellum_backend::memory::OutOfBounds;
-use vellum_backend::{VcpuState, VmError};
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, GuestArch, GuestKind, Gva, PAGE_SIZE};
 
@@ -16,16 +13,11 @@ use crate::call::Phase;
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::image::{Function, GuestImage};
-use crate::instance::{ChangedPage, Instance};
 use crate::machine::{SharedTables, amd64_machine};
 use crate::memory::{
-    Area, Backing, Config, Extent, Extents, Geometry, Layer, Layers, PAGE_LEN_BYTES, PageAddress,
-    Parts, SpaceError, UserSpace,
+    Area, Backing, Config, Extent, Extents, Geometry, Layers, Parts, SpaceError, UserSpace,
 };
 use vellum_vmem::Attrs;
-
-/// Layers beyond which a snapshot is copied into one.
-const MAX_LAYERS: usize = 16;
 
 /// An immutable state of a sandbox: memory and registers. Cheap to clone; sandboxes that are made from it share its pages.
 #[derive(Clone)]
@@ -289,121 +281,4 @@ fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpace, Failure>
         backing: Backing::Image,
     }));
     Ok(UserSpace::new(areas, segment_extents(image)))
-}
-
-/// Takes the state of an instance whose guest waits: the pages that changed since its base become a new layer.
-pub(crate) fn capture(
-    instance: &mut Instance,
-    suspended: Option<Suspended>,
-) -> Result<SnapshotData, Failure> {
-    if instance.base().config.irqchip == Irqchip::InKernel {
-        return Err(Failure::InterruptControllers);
-    }
-    let state = instance.save_state()?;
-    // A kernel can be in a state that no restore would be given: better to refuse it now than when it is too late.
-    validate_for_hyperv(&state.special).map_err(VmError::InvalidState)?;
-    let base = instance.base().clone();
-    let (layers, space) = match &base.space {
-        Space::User(space) => {
-            let changed = instance.changed_user_pages()?;
-            let (layers, extents) =
-                Pages::new(instance, &base.layers, &changed).on(space.extents())?;
-            (layers, Space::User(space.with_extents(extents)))
-        }
-        Space::Kernel { geometry, extents } => {
-            let changed = instance.changed_kernel_pages()?;
-            let (layers, extents) = Pages::new(instance, &base.layers, &changed).on(extents)?;
-            let geometry = geometry.clone();
-            (layers, Space::Kernel { geometry, extents })
-        }
-    };
-    Ok(SnapshotData {
-        image: base.image.clone(),
-        config: base.config.clone(),
-        profile: base.profile,
-        layers,
-        space,
-        state,
-        generation: base.generation + 1,
-        suspended,
-        tables: OnceLock::new(),
-    })
-}
-
-/// The layers of a snapshot, and the pages that changed since, sorted by address.
-struct Pages<'a, A> {
-    instance: &'a Instance,
-    layers: &'a Layers,
-    changed: &'a [(A, ChangedPage)],
-}
-
-impl<'a, A: PageAddress> Pages<'a, A> {
-    fn new(instance: &'a Instance, layers: &'a Layers, changed: &'a [(A, ChangedPage)]) -> Self {
-        Self {
-            instance,
-            layers,
-            changed,
-        }
-    }
-
-    /// The layers and extents of the new snapshot, where those of the old one are `extents`.
-    fn on(&self, extents: &Extents<A>) -> Result<(Layers, Extents<A>), Failure> {
-        if self.changed.is_empty() {
-            return Ok((self.layers.clone(), extents.clone()));
-        }
-        let addresses: Vec<A> = self.changed.iter().map(|(address, _)| *address).collect();
-        let merged = extents.with_overlay(&addresses, self.layers.pages());
-        if self.layers.len() < MAX_LAYERS {
-            Ok((self.layers.with(self.layer()?), merged))
-        } else {
-            self.flatten(&merged)
-        }
-    }
-
-    /// A layer of the changed pages.
-    fn layer(&self) -> Result<Arc<Layer>, Failure> {
-        Layer::create(self.changed.len() as u64, |memory| {
-            let mut page = [0; PAGE_LEN_BYTES];
-            for (offset, (_, source)) in (0..).step_by(PAGE_LEN_BYTES).zip(self.changed) {
-                self.instance.read_changed(*source, &mut page)?;
-                memory.write(offset, &page)?;
-            }
-            Ok(())
-        })
-        .map_err(Failure::Memory)
-    }
-
-    /// Everything in one layer.
-    fn flatten(&self, merged: &Extents<A>) -> Result<(Layers, Extents<A>), Failure> {
-        let mut extents = Vec::with_capacity(merged.as_slice().len());
-        let layer = Layer::create(merged.pages(), |memory| {
-            let mut next = 0;
-            let mut bytes = [0; PAGE_LEN_BYTES];
-            for extent in merged.as_slice() {
-                for page in 0..extent.pages {
-                    self.read(extent.image_page + page, &mut bytes)?;
-                    memory.write((next + page) * PAGE_SIZE, &bytes)?;
-                }
-                extents.push(Extent {
-                    image_page: next,
-                    ..*extent
-                });
-                next += extent.pages;
-            }
-            Ok(())
-        })
-        .map_err(Failure::Memory)?;
-        Ok((Layers::new(Some(layer)), Extents::new(extents)))
-    }
-
-    /// Reads one page of layers and changed pages, numbered one after the other.
-    fn read(&self, image_page: u64, into: &mut [u8; PAGE_LEN_BYTES]) -> Result<(), OutOfBounds> {
-        let changed = image_page
-            .checked_sub(self.layers.pages())
-            .and_then(|index| self.changed.get(usize::try_from(index).ok()?));
-        match changed {
-            Some((_, source)) => self.instance.read_changed(*source, into),
-            None => self.layers.page(image_page).read(into),
-        }
-    }
 }

@@ -16,13 +16,14 @@ use vellum_layout::FAULT_RECORD_OFFSET;
 use zerocopy::FromBytes;
 
 use super::control::{Control, StopReason};
+use crate::capture::capture;
 use crate::checkpoint::Checkpoints;
 use crate::error::Failure;
 use crate::fault::{Fault, Privileged, classify};
 use crate::host::{Answer, Incoming, Resolved};
 use crate::instance::Instance;
 use crate::logging::LogSink;
-use crate::snapshot::{self, Suspended};
+use crate::snapshot::Suspended;
 use crate::value::Value;
 
 /// Where the guest stopped to wait for the host.
@@ -180,7 +181,7 @@ impl Session<'_> {
             phase: self.phase,
             input: self.instance.input()?,
         };
-        let data = snapshot::capture(self.instance, Some(suspended))?;
+        let data = capture(self.instance, Some(suspended))?;
         self.checkpoints.keep(tag, data);
         Ok(())
     }
@@ -294,36 +295,35 @@ impl Session<'_> {
             .map_err(Failure::Reach)
     }
 
-    /// Copies a log or panic record, once; its header says how long it is.
-    fn take_record(&mut self, len_of: impl Fn(&[u8]) -> Option<u64>) -> Result<&[u8], Failure> {
+    /// Copies a log or panic record to the buffer, once; its header says how long it is. Returns its length.
+    fn take_record(&mut self, len_of: impl Fn(&[u8]) -> Option<u64>) -> Result<usize, Failure> {
         let header = &mut self.buffers.output[..HEADER_LEN_BYTES];
         self.instance.read_output(header)?;
-        let record = len_of(header)
-            .and_then(|len_bytes| usize::try_from(len_bytes).ok())
-            .and_then(|len_bytes| self.buffers.output.get_mut(..len_bytes))
-            .ok_or(Failure::Protocol(
-                "a log or panic record that ends past the output buffer",
-            ))?;
+        let too_long = Failure::Protocol("a log or panic record that ends past the output buffer");
+        let len_bytes = len_of(header).and_then(|len_bytes| usize::try_from(len_bytes).ok());
+        let Some((len_bytes, record)) =
+            len_bytes.and_then(|len| Some((len, self.buffers.output.get_mut(..len)?)))
+        else {
+            return Err(too_long);
+        };
         self.instance.read_output(record)?;
-        Ok(record)
+        Ok(len_bytes)
     }
 
     fn record_log(&mut self) -> Result<(), Failure> {
-        let mut log = self.log;
-        let bytes = self.take_record(|header| LogRecord::len_bytes(header).ok())?;
-        let record =
-            LogRecord::parse(bytes).map_err(|_| Failure::Protocol("a log record that is none"))?;
-        log.emit(&record);
-        self.log = log;
+        let len_bytes = self.take_record(|header| LogRecord::len_bytes(header).ok())?;
+        let record = LogRecord::parse(&self.buffers.output[..len_bytes])
+            .map_err(|_| Failure::Protocol("a log record that is none"))?;
+        self.log.emit(&record);
         Ok(())
     }
 
     fn panicked(&mut self) -> Failure {
-        let bytes = match self.take_record(|header| PanicRecord::len_bytes(header).ok()) {
-            Ok(bytes) => bytes,
+        let len_bytes = match self.take_record(|header| PanicRecord::len_bytes(header).ok()) {
+            Ok(len_bytes) => len_bytes,
             Err(failure) => return failure,
         };
-        match PanicRecord::parse(bytes) {
+        match PanicRecord::parse(&self.buffers.output[..len_bytes]) {
             Ok(record) => Failure::Panic {
                 message: crate::logging::printable(record.message),
                 location: format!(

@@ -7,7 +7,7 @@ use vellum_backend::memory::OutOfBounds;
 use vellum_layout::{Gpa, GpaRange, PAGE_SIZE};
 use vellum_vmem::{EntryRun, EntryWidth, StoreError, TableStore};
 
-use super::{Extents, Geometry, Layers};
+use super::{Extent, Extents, Geometry, Layers};
 
 /// The memories that a VM maps, and where they are.
 #[derive(Debug)]
@@ -53,17 +53,14 @@ impl GuestMemory {
         layers: &Layers,
         extents: &Extents<Gpa>,
     ) -> io::Result<()> {
-        for memory in [&mut self.image, &mut self.scratch] {
+        for (memory, range) in [
+            (&mut self.image, self.image_range),
+            (&mut self.scratch, self.scratch_range),
+        ] {
             memory.overlay_zeroed(0, memory.len_bytes())?;
-        }
-        for extent in extents.as_slice() {
-            let (sealed, part) = layers
-                .sealed_part(extent.image_page, extent.pages)
-                .ok_or(io::ErrorKind::InvalidInput)?;
-            let (memory, at) = self
-                .locate_mut(extent.at)
-                .ok_or(io::ErrorKind::InvalidInput)?;
-            memory.overlay_part(at, sealed, part)?;
+            for extent in extents.as_slice() {
+                place_extent(memory, range, layers, extent)?;
+            }
         }
         Ok(())
     }
@@ -74,13 +71,6 @@ impl GuestMemory {
             return Some((&self.scratch, offset));
         }
         Some((&self.image, self.image_range.offset_of(gpa)?))
-    }
-
-    fn locate_mut(&mut self, gpa: Gpa) -> Option<(&mut HostMemory, u64)> {
-        if let Some(offset) = self.scratch_range.offset_of(gpa) {
-            return Some((&mut self.scratch, offset));
-        }
-        Some((&mut self.image, self.image_range.offset_of(gpa)?))
     }
 
     /// The offset of a range in scratch.
@@ -95,6 +85,26 @@ impl GuestMemory {
         let (memory, offset) = self.locate(gpa).ok_or_else(|| unbacked(gpa, bytes.len()))?;
         memory.write(offset, bytes)
     }
+}
+
+/// Maps what an extent has in the guest-physical range of `memory`; it may reach across the border of two memories.
+fn place_extent(
+    memory: &mut HostMemory,
+    range: GpaRange,
+    layers: &Layers,
+    extent: &Extent<Gpa>,
+) -> io::Result<()> {
+    let invalid = io::ErrorKind::InvalidInput;
+    let first = extent.at.as_u64().max(range.start().as_u64());
+    let end = (extent.at.as_u64() + extent.len_bytes()).min(range.end().as_u64());
+    if first >= end {
+        return Ok(());
+    }
+    let skipped = (first - extent.at.as_u64()) / PAGE_SIZE;
+    let (sealed, part) = layers
+        .sealed_part(extent.image_page + skipped, (end - first) / PAGE_SIZE)
+        .ok_or(invalid)?;
+    memory.overlay_part(first - range.start().as_u64(), sealed, part)
 }
 
 static EMPTY: std::sync::LazyLock<Layers> = std::sync::LazyLock::new(Layers::default);
@@ -165,7 +175,7 @@ impl TableStore for TableAccess<'_> {
         match width {
             EntryWidth::Bytes8 => memory.write_u64(offset, raw),
             // An entry of this width has no upper half.
-            EntryWidth::Bytes4 => memory.write_u32(offset, (raw & u64::from(u32::MAX)) as u32),
+            EntryWidth::Bytes4 => memory.write_u32(offset, (raw & 0xFFFF_FFFF) as u32),
         }
         .map_err(|_| StoreError::Unbacked { at })
     }
@@ -184,7 +194,7 @@ impl TableStore for TableAccess<'_> {
                 .map_err(|_| unbacked);
         }
         for (offset, raw) in (offset..).step_by(4).zip(run.values()) {
-            let raw = (raw & u64::from(u32::MAX)) as u32;
+            let raw = (raw & 0xFFFF_FFFF) as u32;
             memory.write_u32(offset, raw).map_err(|_| unbacked)?;
         }
         Ok(())

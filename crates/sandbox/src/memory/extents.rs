@@ -69,11 +69,6 @@ impl<A: PageAddress> Extents<A> {
         &self.extents
     }
 
-    /// Pages in all extents.
-    pub(crate) fn pages(&self) -> u64 {
-        self.extents.iter().map(|extent| extent.pages).sum()
-    }
-
     /// The page of the image that holds `at`, if any does.
     pub(crate) fn image_page_of(&self, at: A) -> Option<u64> {
         let after = self.extents.partition_point(|extent| extent.at <= at);

@@ -131,7 +131,7 @@ pub(super) fn paged(
     if kind.arch() == GuestArch::I686 {
         // 2-level tables have no such bit.
         for range in &mut mapped {
-            range.attrs = range.attrs - Attrs::NO_EXECUTE;
+            range.attrs -= Attrs::NO_EXECUTE;
         }
     }
     check_disjoint(&mapped, heap)?;

@@ -82,7 +82,7 @@ fn parts(geometry: &Geometry) -> Vec<(&'static str, GpaRange)> {
         ),
         (
             "frames",
-            parts_of(&geometry).free_frames().expect("it has a place"),
+            parts_of(geometry).free_frames().expect("it has a place"),
         ),
         ("guard", geometry.plan.guard()),
         ("exception stack", geometry.plan.exception_stack()),
@@ -111,7 +111,7 @@ fn assert_sound(geometry: &Geometry) {
         );
     }
     let log = parts_of(geometry).frame_log().expect("it has a place");
-    let frames = parts_of(&geometry).free_frames().expect("it has a place");
+    let frames = parts_of(geometry).free_frames().expect("it has a place");
     assert!(
         log.len_bytes() >= frames.pages() * 8,
         "an entry for each frame"
