@@ -81,6 +81,8 @@ pub enum ErrorKind {
     GuestMemory,
     /// The sandbox cannot be used any more, not even restored.
     Unusable,
+    /// As many sandboxes of a pool are in use as there may be.
+    PoolExhausted,
 }
 
 /// Everything that can go wrong inside.
@@ -195,6 +197,12 @@ pub(crate) enum Failure {
     GuestMemory(#[source] ReachError),
     #[error("sandbox failed in an earlier call; restore it to a snapshot first")]
     NeedsRestore,
+    #[error(
+        "pool of {ready} waiting and {max_live} living sandboxes; 1 to 65536 may wait, and at least as many must be allowed to live"
+    )]
+    PoolSize { ready: usize, max_live: usize },
+    #[error("all {max_live} sandboxes of the pool are in use; give one back, or allow more")]
+    PoolExhausted { max_live: usize },
     #[error("sandbox failed while it was being restored; drop it")]
     Unusable,
 }
@@ -230,6 +238,7 @@ impl Failure {
             Self::Space(_)
             | Self::DuplicateHostFunction { .. }
             | Self::HostFunctionName { .. }
+            | Self::PoolSize { .. }
             | Self::InterruptControllers => ErrorKind::InvalidConfig,
             Self::MissingHostFunction { .. } | Self::HostFunctionSignature { .. } => {
                 ErrorKind::MissingHostFunction
@@ -256,6 +265,7 @@ impl Failure {
             Self::Suspended { .. } | Self::NotSuspended => ErrorKind::Suspended,
             Self::GuestMemory(_) => ErrorKind::GuestMemory,
             Self::Unusable => ErrorKind::Unusable,
+            Self::PoolExhausted { .. } => ErrorKind::PoolExhausted,
         }
     }
 }

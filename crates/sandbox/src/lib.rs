@@ -25,6 +25,7 @@
 //! | [`Sandbox`] | one micro-VM | the hypervisor's VM creation |
 //! | [`GuestFn`] | a typed handle to a guest function | a call is one entry into the guest |
 //! | [`Snapshot`] | an immutable state of a sandbox | the pages that changed |
+//! | [`Pool`] | ready sandboxes of one snapshot | a restore for each use |
 //!
 //! A guest can do what it likes: fault, loop, exhaust its memory, send nonsense. Each ends in an [`Error`] with a
 //! [kind](ErrorKind), and the sandbox asks to be restored. Time is bounded by [`CallOptions`].
@@ -44,6 +45,7 @@ mod logging;
 mod machine;
 mod mapping;
 mod memory;
+mod pool;
 mod sandbox;
 mod seed;
 mod snapshot;
@@ -59,6 +61,7 @@ pub use guest_fn::GuestFn;
 pub use host::{HostFunction, HostFunctions, HostResult};
 pub use image::{Function, GuestImage, MAX_FILE_LEN_BYTES};
 pub use mapping::{Mapping, MappingInfo, SharedMemory};
+pub use pool::{Pool, PoolBuilder, PoolMetrics, PooledSandbox};
 pub use sandbox::Sandbox;
 pub use snapshot::{Snapshot, Suspension};
 pub use value::{Argument, Arguments, FromValue, Value};

@@ -13,6 +13,7 @@ mod debugger;
 mod host_functions;
 mod large_values;
 mod logging;
+mod pool;
 mod residue;
 mod sizes;
 mod snapshots;
