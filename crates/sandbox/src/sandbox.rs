@@ -355,12 +355,13 @@ impl Sandbox {
         // What calls left in the buffers is not part of the guest's state.
         self.instance.wipe_buffers()?;
         let data = Arc::new(capture(&mut self.instance, None)?);
-        self.instance.check_mappings_beside(&self.engine, &data)?;
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
-        self.health = Health::Dead;
-        if self.instance.can_load(&data) {
+        if self.instance.can_adopt(&data) {
+            self.health = Health::Dead;
             self.instance.adopt(&data)?;
         } else {
+            self.instance.check_mappings_beside(&self.engine, &data)?;
+            self.health = Health::Dead;
             let generation = self.instance.generation();
             self.load(&data, Leaving::Cleanly)?;
             self.instance.stay(generation)?;

@@ -121,6 +121,12 @@ fn first_writes_are_reported_once_until_the_ring_is_reset() {
         again.iter().all(|page| !written.contains(page)),
         "{again:x?}"
     );
+    guest.vm.rearm_dirty().expect("re-armed");
+    out_data(guest.vm.run().expect("ran"));
+    let dirty = dirty_pages(&mut guest);
+    for page in written {
+        assert!(dirty.contains(&page), "{page:#x} in {dirty:x?}");
+    }
 }
 
 /// Ring 0 without paging: 20,000 stores to the page at 0x20000, more than a ring has entries, then one to that at 0x21000.
