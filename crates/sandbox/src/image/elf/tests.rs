@@ -130,6 +130,19 @@ impl File {
     }
 }
 
+impl Segment {
+    /// A segment of zeroes, for tests of what is made of segments.
+    pub(crate) const fn for_test(range: GvaRange, rights: Attrs, first_page: u64) -> Self {
+        Self {
+            range,
+            rights,
+            first_page,
+            lead_len_bytes: 0,
+            file: 0..0,
+        }
+    }
+}
+
 /// What parsing says of a file that was changed.
 fn error_of(change: impl FnOnce(&mut File)) -> String {
     let mut file = File::new();
