@@ -74,3 +74,24 @@ fn without_an_interested_host_the_request_changes_nothing() {
         assert!(sandbox.take_checkpoint().is_none());
     });
 }
+
+#[test]
+fn a_kernel_is_told_which_snapshot_it_comes_from_and_the_original_keeps_its_number() {
+    with_each_kernel(|lab| {
+        let mut sandbox = lab.sandbox();
+        let mut snapshots = Vec::new();
+        for _ in 0..2 {
+            snapshots.push(sandbox.snapshot().expect("a snapshot"));
+            let generation: u64 = call(&mut sandbox, "generation", ());
+            assert_eq!(generation, 0, "the guest has booted");
+        }
+        for snapshot in snapshots.iter().rev() {
+            let mut fork = lab.fork(snapshot);
+            sandbox.restore(snapshot).expect("restored");
+            for sandbox in [&mut fork, &mut sandbox] {
+                let generation: u64 = call(sandbox, "generation", ());
+                assert_eq!(generation, snapshot.generation());
+            }
+        }
+    });
+}

@@ -1,9 +1,9 @@
 //! Snapshots, going back to them, and sandboxes made from them.
 
-use vellum_sandbox::{Sandbox, Snapshot};
+use vellum_sandbox::{CowMode, Engine, Sandbox, Snapshot};
 
 use super::support::{
-    PAGE, call, count, counter, peb, with_each_identity, with_each_kernel, with_each_paged,
+    PAGE, call, count, counter, host, peb, with_each_identity, with_each_kernel, with_each_paged,
 };
 
 /// Writes to pages of the heap.
@@ -92,6 +92,31 @@ fn a_chain_of_twenty_snapshots_keeps_every_state() {
             20,
             "a snapshot outlives its parents"
         );
+    });
+}
+
+#[test]
+fn a_snapshot_of_one_mode_runs_on_an_engine_of_the_other() {
+    with_each_paged(|lab| {
+        let mut sandbox = lab.sandbox();
+        count(&mut sandbox, 5);
+        let snapshot = sandbox.snapshot().expect("a snapshot");
+        let other = match lab.engine.cow_mode() {
+            CowMode::HostSide => CowMode::GuestSide,
+            CowMode::GuestSide => CowMode::HostSide,
+        };
+        let other = Engine::builder().cow_mode(other).build().expect("opened");
+        let mut fork = Sandbox::from_snapshot(&other, &snapshot, &host()).expect("a fork");
+        let mut restored = lab.builder().build(&other).expect("built");
+        count(&mut restored, 1);
+        restored.restore(&snapshot).expect("restored");
+        for sandbox in [&mut fork, &mut restored] {
+            dirty_heap(sandbox, 4);
+            count(sandbox, 1);
+            assert_eq!(counter(sandbox), 6);
+            sandbox.restore(&snapshot).expect("restored");
+            assert_eq!(counter(sandbox), 5);
+        }
     });
 }
 
