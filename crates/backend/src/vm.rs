@@ -90,6 +90,13 @@ pub trait Vm: Send {
     /// [`VmError::Hypervisor`].
     fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError>;
 
+    /// Makes every page that was [taken](Vm::take_dirty) be reported again when it is next written. Costs what was taken since the
+    /// last time.
+    ///
+    /// # Errors
+    /// [`VmError::Hypervisor`].
+    fn rearm_dirty(&mut self) -> Result<(), VmError>;
+
     /// Tells the hypervisor that the host edited guest page tables, in any way and anywhere: nothing to do where the processor
     /// walks the guest's tables itself, and a rebuilding of everything derived where the hypervisor shadows them.
     ///

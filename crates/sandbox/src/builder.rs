@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vellum_backend::kvm::Irqchip;
-use vellum_layout::{GpaRange, Reserved};
+use vellum_layout::{Gpa, GpaRange, Reserved};
 
 use crate::call::CallOptions;
 use crate::checkpoint::Checkpoints;
@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::host::HostFunctions;
 use crate::image::GuestImage;
+use crate::mapping::Mapping;
 use crate::memory::Config;
 use crate::sandbox::Sandbox;
 use crate::snapshot::SnapshotData;
@@ -35,6 +36,7 @@ pub struct SandboxBuilder {
     host: HostFunctions,
     checkpoints: Checkpoints,
     boot: CallOptions,
+    mappings: Vec<(Gpa, Mapping)>,
 }
 
 impl SandboxBuilder {
@@ -45,6 +47,7 @@ impl SandboxBuilder {
             host: HostFunctions::new(),
             checkpoints: Checkpoints::default(),
             boot: CallOptions::new(),
+            mappings: Vec::new(),
         }
     }
 
@@ -116,6 +119,14 @@ impl SandboxBuilder {
         self
     }
 
+    /// Maps a file or memory of the host into the guest, before its initialisation; see [`Sandbox::map`]. What is wrong with it,
+    /// [`build`](Self::build) says.
+    #[must_use]
+    pub fn map(mut self, gpa: Gpa, mapping: &Mapping) -> Self {
+        self.mappings.push((gpa, mapping.clone()));
+        self
+    }
+
     /// Keeps the latest snapshot that the guest asks for, from its initialisation on; see [`Sandbox::keep_checkpoints`].
     #[must_use]
     pub fn keep_checkpoints(mut self) -> Self {
@@ -133,12 +144,15 @@ impl SandboxBuilder {
     /// Makes the VM and runs the guest's initialisation.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for sizes that make no guest,
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) for sizes that make no guest or a mapping that has no room,
     /// [`ErrorKind::MissingHostFunction`](crate::ErrorKind::MissingHostFunction), or what the guest did in its initialisation.
     pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
         let boot = SnapshotData::boot(&self.image, &self.config, engine)?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
         sandbox.checkpoints = self.checkpoints;
+        for (gpa, mapping) in &self.mappings {
+            sandbox.map(*gpa, mapping)?;
+        }
         sandbox.boot(&self.boot)?;
         Ok(sandbox)
     }

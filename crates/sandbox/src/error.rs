@@ -16,6 +16,7 @@ use crate::fault::Fault;
 use crate::image::ImageError;
 use crate::instance::ReachError;
 use crate::machine::BuildError;
+use crate::mapping::MappingError;
 use crate::memory::SpaceError;
 
 /// Why an operation failed. [`kind`](Error::kind) tells apart what a program can react to; `Display` tells a person, and
@@ -190,6 +191,8 @@ pub(crate) enum Failure {
         "sandbox has interrupt controllers, whose state no snapshot keeps; build it without them to take snapshots"
     )]
     InterruptControllers,
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
     #[error("guest memory cannot be reached")]
     GuestMemory(#[source] ReachError),
     #[error("sandbox failed in an earlier call; restore it to a snapshot first")]
@@ -257,6 +260,7 @@ impl Failure {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Crashed(_) => ErrorKind::Crashed,
+            Self::Mapping(error) => error.kind(),
             Self::NeedsRestore => ErrorKind::NeedsRestore,
             Self::Suspended { .. } | Self::NotSuspended => ErrorKind::Suspended,
             Self::GuestMemory(_) => ErrorKind::GuestMemory,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
+use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
 use crate::call::{Buffers, CallOptions, Control, Phase, Session};
@@ -17,6 +18,7 @@ use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving};
 use crate::logging::LogSink;
+use crate::mapping::{Mapping, MappingInfo};
 use crate::snapshot::{Snapshot, SnapshotData, Suspension};
 use crate::value::{Arguments, FromValue, Value};
 
@@ -354,10 +356,12 @@ impl Sandbox {
         self.instance.wipe_buffers()?;
         let data = Arc::new(capture(&mut self.instance, None)?);
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
-        self.health = Health::Dead;
-        if self.instance.can_load(&data) {
+        if self.instance.can_adopt(&data) {
+            self.health = Health::Dead;
             self.instance.adopt(&data)?;
         } else {
+            self.instance.check_mappings_beside(&self.engine, &data)?;
+            self.health = Health::Dead;
             let generation = self.instance.generation();
             self.load(&data, Leaving::Cleanly)?;
             self.instance.stay(generation)?;
@@ -393,11 +397,11 @@ impl Sandbox {
             return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
-        let leaving = match self.health {
-            Health::Ready | Health::Suspended(_) => Leaving::Cleanly,
-            Health::Dirty | Health::Dead => Leaving::Uncleanly,
-        };
+        self.instance
+            .check_mappings_beside(&self.engine, &snapshot.data)?;
+        let leaving = self.leaving();
         self.health = Health::Dead;
+        self.instance.reset_mappings()?;
         if is_base && leaving == Leaving::Cleanly {
             self.instance.restore()?;
         } else {
@@ -432,6 +436,43 @@ impl Sandbox {
         Ok(result.map_err(Failure::GuestMemory)?)
     }
 
+    /// Maps a file or memory of the host at a guest-physical address, page-aligned, which must be clear of the guest's own memory, of
+    /// holes and of other mappings; a range that was [reserved](SandboxBuilder::reserve) always is. Works also after a call that went
+    /// wrong, and stays until it is [unmapped](Self::unmap): see [`Mapping`] for how long what lasts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) names both parties of an overlap, or says that the address is
+    /// unaligned or too high, the label taken, or the guest full of mappings (it can have 32): nothing has changed.
+    /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system refuses.
+    pub fn map(&mut self, gpa: Gpa, mapping: &Mapping) -> Result<(), Error> {
+        self.check_alive()?;
+        let leaving = self.leaving();
+        Ok(self.instance.map(gpa, mapping, leaving)?)
+    }
+
+    /// Takes back what is mapped with a label. An access of the guest to where it was faults from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) when nothing has this label: nothing has changed.
+    pub fn unmap(&mut self, label: &str) -> Result<(), Error> {
+        self.check_alive()?;
+        let leaving = self.leaving();
+        Ok(self.instance.unmap(label, leaving)?)
+    }
+
+    /// What is mapped, in the order in which it was.
+    pub fn mappings(&self) -> impl Iterator<Item = MappingInfo<'_>> {
+        self.instance.mappings()
+    }
+
+    /// How the vCPU stands towards the host.
+    fn leaving(&self) -> Leaving {
+        match self.health {
+            Health::Ready | Health::Suspended(_) => Leaving::Cleanly,
+            Health::Dirty | Health::Dead => Leaving::Uncleanly,
+        }
+    }
+
     fn check_alive(&self) -> Result<(), Failure> {
         match self.health {
             Health::Dead => Err(Failure::Unusable),
@@ -444,7 +485,9 @@ impl Sandbox {
         if self.instance.can_load(snapshot) {
             return self.instance.load(snapshot, leaving);
         }
-        self.instance = Instance::new(&self.engine, snapshot)?;
+        let mut instance = Instance::new(&self.engine, snapshot)?;
+        instance.take_mappings_of(&mut self.instance)?;
+        self.instance = instance;
         self.control = Control::new(self.instance.vm().interrupter());
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// What the guest was in the middle of; `None` when it idled, as it does unless it [asked](Checkpoint) for the snapshot itself.
+    /// What the guest was in the middle of; `None` when it idled, as it does unless it [asked](crate::Checkpoint) for the snapshot itself.
     pub fn suspension(&self) -> Option<Suspension<'_>> {
         self.data.suspension()
     }

@@ -64,7 +64,8 @@ fn fault_with_direction_flag(address: u64) -> Result<bool, GuestError> {
             "std",
             "mov {flags:l}, byte ptr [{address}]",
             "mov byte ptr [{address}], {flags:l}",
-            "pushf",
+            // PUSHF of this mode's width. The assembler takes the mnemonic for the 16-bit form in 32-bit code.
+            ".byte 0x9C",
             "pop {flags}",
             "cld",
             address = in(reg) address,

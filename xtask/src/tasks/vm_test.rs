@@ -4,6 +4,7 @@
 //! run there as on any machine with `/dev/kvm`, whatever this machine has.
 
 mod boots;
+mod counts;
 mod cpio;
 mod initramfs;
 mod modules;
@@ -153,6 +154,11 @@ fn boot_once(
 fn summary(outcomes: &[Outcome], logs: &Path) -> Result<()> {
     heading("vm-test: tests that ran inside");
     print!("{}", verdict::table(outcomes));
+    let counted = verdict::counted(outcomes);
+    if !counted.is_empty() {
+        heading("vm-test: exact counts");
+        print!("{counted}");
+    }
     let mut failed = Vec::new();
     for outcome in outcomes {
         heading(&format!("vm-test: summary of {}", outcome.boot.name()));

@@ -199,6 +199,11 @@ impl KvmVm {
         if self.collect_ring()? == 0 {
             return Err(ring_overrun());
         }
+        self.reset_ring()
+    }
+
+    /// Write-protects the pages again that were collected.
+    fn reset_ring(&mut self) -> Result<(), VmError> {
         // SAFETY: the request takes no argument and touches no memory but the ring, which is collected.
         let result = unsafe { vmm_sys_util::ioctl::ioctl(&self.vm, KVM_RESET_DIRTY_RINGS()) };
         if result < 0 {
@@ -493,6 +498,15 @@ impl Vm for KvmVm {
         self.collect()?;
         self.collected.take().for_each(page);
         Ok(())
+    }
+
+    /// Reading a bitmap re-arms it.
+    fn rearm_dirty(&mut self) -> Result<(), VmError> {
+        if self.ring.is_none() {
+            return Ok(());
+        }
+        self.collect_ring()?;
+        self.reset_ring()
     }
 
     /// KVM derives nothing from a slot's absence: taking one away drops the whole shadow (Linux

@@ -8,7 +8,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::{HostMemory, Hva, OutOfBounds};
 
-const WORD_LEN_BYTES: u64 = 8;
+const WORD_LEN: usize = size_of::<u64>();
+const WORD_LEN_BYTES: u64 = WORD_LEN as u64;
 
 /// Zeroed memory that lives as long as its last owner, and that any thread of the host may access while guests do.
 ///
@@ -89,9 +90,9 @@ impl SharedMemory {
         let mut rest = from;
         while !rest.is_empty() {
             let word = self.word(at)?;
-            let len = rest.len().min(WORD_LEN_BYTES as usize - skip);
+            let len = rest.len().min(WORD_LEN - skip);
             let (now, later) = rest.split_at(len);
-            match <[u8; WORD_LEN_BYTES as usize]>::try_from(now) {
+            match <[u8; WORD_LEN]>::try_from(now) {
                 Ok(whole) => word.store(u64::from_ne_bytes(whole), Ordering::Relaxed),
                 Err(_) => write_part(word, skip, now),
             }

@@ -116,6 +116,10 @@ impl Vm for RecordingVm {
         unreachable!("no test interrupts")
     }
 
+    fn rearm_dirty(&mut self) -> Result<(), VmError> {
+        unreachable!("not part of saving and restoring")
+    }
+
     fn take_dirty(&mut self, _: &mut dyn FnMut(Gpa)) -> Result<(), VmError> {
         unreachable!("no test writes memory")
     }

@@ -121,6 +121,12 @@ fn first_writes_are_reported_once_until_the_ring_is_reset() {
         again.iter().all(|page| !written.contains(page)),
         "{again:x?}"
     );
+    guest.vm.rearm_dirty().expect("re-armed");
+    out_data(guest.vm.run().expect("ran"));
+    let dirty = dirty_pages(&mut guest);
+    for page in written {
+        assert!(dirty.contains(&page), "{page:#x} in {dirty:x?}");
+    }
 }
 
 /// Ring 0 without paging: 20,000 stores to the page at 0x20000, more than a ring has entries, then one to that at 0x21000.
@@ -145,6 +151,14 @@ fn dirty_pages(guest: &mut Guest) -> BTreeSet<u64> {
     dirty
 }
 
+/// What [`MANY_STORES`] writes is reported. A page that it only reads may be as well: KVM counts a page as written when it makes it
+/// writable, at whatever access.
+fn expect_written(dirty: &BTreeSet<u64>) {
+    let written = BTreeSet::from([0x2_0000, 0x2_1000]);
+    assert!(dirty.is_superset(&written), "{dirty:x?}");
+    assert!(dirty.len() <= written.len() + 1, "{dirty:x?}");
+}
+
 #[test]
 fn a_bitmap_reports_the_pages_of_any_number_of_stores() {
     let Some(kvm) = kvm() else { return };
@@ -153,18 +167,14 @@ fn a_bitmap_reports_the_pages_of_any_number_of_stores() {
     for _ in 0..3 {
         flat_state().restore(&mut guest.vm).expect("restored");
         out_data(guest.vm.run().expect("ran"));
-        let dirty = dirty_pages(&mut guest);
-        assert_eq!(dirty, BTreeSet::from([0x2_0000, 0x2_1000]));
+        expect_written(&dirty_pages(&mut guest));
         assert_eq!(dirty_pages(&mut guest), BTreeSet::new());
     }
     // Rebuilding a shadow takes the slot away and brings it back: nothing is forgotten.
     flat_state().restore(&mut guest.vm).expect("restored");
     out_data(guest.vm.run().expect("ran"));
     guest.vm.publish_tables().expect("published");
-    assert_eq!(
-        dirty_pages(&mut guest),
-        BTreeSet::from([0x2_0000, 0x2_1000])
-    );
+    expect_written(&dirty_pages(&mut guest));
 }
 
 #[test]
@@ -180,7 +190,7 @@ fn a_ring_that_is_overrun_is_an_error_and_loses_nothing_in_silence() {
         })
     });
     match outcome {
-        Ok(()) => assert_eq!(dirty, BTreeSet::from([0x2_0000, 0x2_1000])),
+        Ok(()) => expect_written(&dirty),
         Err(error) => assert!(error.to_string().contains("overrun"), "{error}"),
     }
 }

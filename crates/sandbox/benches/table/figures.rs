@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+/// Stands in the table where a measured figure has its floor.
+const EXACT: &str = "(counted)";
+
 /// Measured figures, each with the figure that is its floor and the ratio that is aimed at.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
@@ -21,13 +24,18 @@ impl Figures {
         self.push(name.into(), value, None);
     }
 
+    /// Adds a number of events, which is exact.
+    pub(crate) fn add_count(&mut self, name: impl Into<String>, value: f64) {
+        self.push(name.into(), value, Some(EXACT.to_owned()));
+    }
+
     /// Adds a figure that is to be compared with another one of the same run.
     pub(crate) fn add_beside(&mut self, name: impl Into<String>, value: f64, floor: &str) {
         self.push(name.into(), value, Some(floor.to_owned()));
     }
 
     fn push(&mut self, name: String, value: f64, floor: Option<String>) {
-        eprintln!("  {name}: {value:.1}");
+        eprintln!("  {name}: {value:.3}");
         self.rows.push(Row { name, value, floor });
     }
 
@@ -51,10 +59,11 @@ impl Figures {
                 .as_deref()
                 .and_then(|floor| self.value(floor))
                 .map_or(String::new(), |floor| format!("{:.2}", row.value / floor));
+            let decimals = if floor == EXACT { 3 } else { 1 };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 table,
-                "{:<28} {:>14.1} {:>26} {:>8}",
+                "{:<28} {:>14.decimals$} {:>26} {:>8}",
                 row.name, row.value, floor, ratio
             );
         }

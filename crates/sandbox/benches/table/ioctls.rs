@@ -2,9 +2,14 @@
 #![expect(unsafe_code, reason = "takes the place of the C library's ioctl")]
 
 use std::ffi::{c_int, c_ulong, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// The vCPU that was entered last.
+static ENTERED: AtomicI32 = AtomicI32::new(-1);
+
+/// The request number of `KVM_RUN` (Linux `include/uapi/linux/kvm.h`: `_IO(0xAE, 0x80)`).
+const KVM_RUN: c_ulong = 0xAE80;
 
 /// The C library's `ioctl`, counted.
 ///
@@ -14,9 +19,17 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     COUNT.fetch_add(1, Ordering::Relaxed);
+    if request == KVM_RUN {
+        ENTERED.store(fd, Ordering::Relaxed);
+    }
     // SAFETY: passed on as it came; the caller answers for it.
     let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
     c_int::try_from(result).unwrap_or(-1)
+}
+
+/// The file descriptor of the vCPU that this process has entered last; -1 before.
+pub(crate) fn last_entered() -> c_int {
+    ENTERED.load(Ordering::Relaxed)
 }
 
 /// How many calls `work` makes, for each of `times` times that it does its work.

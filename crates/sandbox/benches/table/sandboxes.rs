@@ -15,7 +15,7 @@ const CALLS: u32 = 50;
 /// Calls and host calls when system calls are counted.
 const COUNTED: u32 = 1000;
 const FLOOR: &str = "floor_kvm_run_ns";
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 pub(crate) fn engine(cow: Option<&str>) -> anyhow::Result<Engine> {
     let builder = match cow {
@@ -36,7 +36,7 @@ fn host_functions() -> HostFunctions {
         })
 }
 
-fn sandbox(engine: &Engine, heap_len_bytes: u64) -> anyhow::Result<Sandbox> {
+pub(crate) fn sandbox(engine: &Engine, heap_len_bytes: u64) -> anyhow::Result<Sandbox> {
     let image = GuestImage::from_bytes(vellum_test_guests::rust_user())?;
     Ok(Sandbox::builder(&image)
         .heap_len_bytes(heap_len_bytes)
@@ -45,7 +45,10 @@ fn sandbox(engine: &Engine, heap_len_bytes: u64) -> anyhow::Result<Sandbox> {
 }
 
 /// A sandbox that has an arena of `arena_len_bytes`, every page of it written, and its snapshot.
-fn with_arena(engine: &Engine, arena_len_bytes: u64) -> anyhow::Result<(Sandbox, Snapshot)> {
+pub(crate) fn with_arena(
+    engine: &Engine,
+    arena_len_bytes: u64,
+) -> anyhow::Result<(Sandbox, Snapshot)> {
     let heap_len_bytes = arena_len_bytes + (arena_len_bytes / 8).max(4 * MIB);
     let mut sandbox = sandbox(engine, heap_len_bytes)?;
     sandbox.call::<_, u64>("reserve", (arena_len_bytes,))?;
@@ -309,18 +312,38 @@ fn private_kib() -> anyhow::Result<f64> {
     Ok(total)
 }
 
-/// A 32-bit kernel: a call, and a restore of every register and 16 pages.
-pub(crate) fn i686(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    let Some(elf) = vellum_test_guests::i686_c() else {
-        eprintln!("SKIPPED i686 figures: no compiler for 32-bit C guests");
-        return Ok(());
-    };
+/// Kernels, 32-bit without paging and 64-bit: a call, and a restore of every register and 16 pages.
+pub(crate) fn kernels(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    for (name, elf) in [
+        ("i686", vellum_test_guests::i686_c()),
+        ("amd64_kernel", vellum_test_guests::amd64_kernel()),
+    ] {
+        match elf {
+            Some(elf) => kernel(engine, effort, figures, (name, elf))?,
+            None => eprintln!("SKIPPED {name} figures: no compiler for this guest"),
+        }
+    }
+    Ok(())
+}
+
+fn kernel(
+    engine: &Engine,
+    effort: Effort,
+    figures: &mut Figures,
+    (name, elf): (&str, &[u8]),
+) -> anyhow::Result<()> {
     let image = GuestImage::from_bytes(elf)?;
     let host = HostFunctions::new().with("host_add", |a: i32, b: i32| a + b);
     let mut sandbox = Sandbox::builder(&image)
         .heap_len_bytes(8 * MIB)
         .host_functions(&host)
         .build(engine)?;
+    // With the pages that are to be written, where the kernel copies them itself: a snapshot keeps them as its own.
+    sandbox.call::<_, u64>("touch_pages", (16_u64,))?;
     let snapshot = sandbox.snapshot()?;
     let null = sandbox.function::<(), ()>("null")?;
     let call = median(
@@ -328,8 +351,8 @@ pub(crate) fn i686(engine: &Engine, effort: Effort, figures: &mut Figures) -> an
         || Ok(()),
         |()| Ok(null.call(&mut sandbox, ())?),
     )?;
-    figures.add_beside("i686_call_null_ns", call, FLOOR);
+    figures.add_beside(format!("{name}_call_null_ns"), call, FLOOR);
     let restore = restore_dirty(&mut sandbox, &snapshot, 16, effort.samples(200))?;
-    figures.add_beside("i686_restore_dirty_16_ns", restore, FLOOR);
+    figures.add_beside(format!("{name}_restore_dirty_16_ns"), restore, FLOOR);
     Ok(())
 }

@@ -54,18 +54,6 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// A segment of zeroes.
-    #[cfg(test)]
-    pub(crate) const fn for_test(range: GvaRange, rights: Attrs, first_page: u64) -> Self {
-        Self {
-            range,
-            rights,
-            first_page,
-            lead_len_bytes: 0,
-            file: 0..0,
-        }
-    }
-
     pub(crate) fn pages(&self) -> u64 {
         self.range.pages()
     }

@@ -65,6 +65,14 @@ impl GuestSide {
         set_allocator(memory, data.frames.start())
     }
 
+    /// The host itself changed the entry at this offset from the start of the tables.
+    pub(super) fn note_entry(&mut self, offset: u64, entry: u64) {
+        let index = usize::try_from(offset / 8);
+        if let Some(known) = index.ok().and_then(|index| self.pristine.get_mut(index)) {
+            *known = entry;
+        }
+    }
+
     /// Drops what the host wrote, because other layers are about to be mapped.
     pub(super) fn forget(&mut self, memory: &GuestMemory) -> Result<(), Failure> {
         for page in self.written.iter() {

@@ -1,25 +1,74 @@
 //! Host-side copy-on-write: the image is a private mapping, and the host kernel copies a page when it is first written.
 
+use std::sync::Arc;
+
 use vellum_backend::Vm;
 use vellum_layout::{Gva, PAGE_SIZE};
 
 use super::ChangedPage;
 use super::dirty::{DirtySet, MAX_REMEMBERED_PAGES};
 use crate::error::Failure;
-use crate::memory::{Contents, Geometry, GuestMemory};
+use crate::memory::{AddressIndex, Contents, Geometry, GuestMemory};
+use crate::snapshot::SnapshotData;
 
 /// What the host remembers.
 #[derive(Debug)]
 pub(super) struct HostSide {
     /// Pages of the image slot, by index.
     dirty: DirtySet,
+    /// The snapshot that layers and tables show, where it is an older one than the base.
+    shown: Option<Shown>,
+}
+
+/// An older snapshot that the slot still shows, below private copies that make it the base.
+#[derive(Debug)]
+struct Shown {
+    snapshot: Arc<SnapshotData>,
+    index: AddressIndex,
 }
 
 impl HostSide {
     pub(super) fn new(geometry: &Geometry) -> Self {
         Self {
             dirty: DirtySet::new(geometry.plan.image().pages()),
+            shown: None,
         }
+    }
+
+    /// What the slot holds where nothing was written since `base`.
+    pub(super) fn contents<'a>(
+        &'a self,
+        geometry: &'a Geometry,
+        base: &'a SnapshotData,
+    ) -> Result<Contents<'a>, Failure> {
+        let shown = match &self.shown {
+            Some(shown) => Some((shown.snapshot.user_space()?, &shown.index)),
+            None => None,
+        };
+        Ok(super::user::contents(geometry, base)?.shown_as(shown))
+    }
+
+    /// The snapshot whose layers and tables the slot shows, where the base is `base`.
+    pub(super) fn shown<'a>(&'a self, base: &'a Arc<SnapshotData>) -> &'a Arc<SnapshotData> {
+        self.shown.as_ref().map_or(base, |shown| &shown.snapshot)
+    }
+
+    /// Goes on from `base` to a snapshot that was just taken: the pages that were written are its own content, and what is written
+    /// from now on is reported anew. Nothing is mapped and no table changes.
+    pub(super) fn adopt(
+        &mut self,
+        vm: &mut dyn Vm,
+        base: &Arc<SnapshotData>,
+    ) -> Result<(), Failure> {
+        vm.rearm_dirty()?;
+        self.dirty.clear();
+        if self.shown.is_none() {
+            self.shown = Some(Shown {
+                index: AddressIndex::new(base.user_space()?.extents()),
+                snapshot: base.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// The host itself wrote to the page at an offset of the image.
@@ -44,18 +93,23 @@ impl HostSide {
         vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
-        contents: &Contents<'_>,
-    ) -> Result<(), Failure> {
+        base: &SnapshotData,
+    ) -> Result<Restored, Failure> {
         self.collect(vm, geometry)?;
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
-            return self.drop_copies(memory);
+            if self.shown.is_some() {
+                return Ok(Restored::NotYet);
+            }
+            self.drop_copies(memory)?;
+            return Ok(Restored::Completely);
         }
+        let contents = self.contents(geometry, base)?;
         for page in self.dirty.iter() {
             contents
                 .pristine(page)
                 .put(&memory.image, page * PAGE_SIZE)?;
         }
-        Ok(())
+        Ok(Restored::Completely)
     }
 
     /// Drops every private copy, because other layers are about to be mapped.
@@ -66,6 +120,10 @@ impl HostSide {
         geometry: &Geometry,
     ) -> Result<(), Failure> {
         self.collect(vm, geometry)?;
+        if self.shown.take().is_some() {
+            // There are copies that the set does not know any more.
+            self.dirty.insert(0);
+        }
         self.drop_copies(memory)
     }
 
@@ -87,9 +145,10 @@ impl HostSide {
         vm: &mut dyn Vm,
         memory: &GuestMemory,
         geometry: &Geometry,
-        contents: &Contents<'_>,
+        base: &SnapshotData,
     ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
         self.collect(vm, geometry)?;
+        let contents = self.contents(geometry, base)?;
         let index = contents.address_index();
         let mut changed = Vec::new();
         for page in self.dirty.iter() {
@@ -103,4 +162,13 @@ impl HostSide {
         changed.sort_unstable_by_key(|(gva, _)| *gva);
         Ok(changed)
     }
+}
+
+/// How far a restore has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// The memory is that of the base.
+    Completely,
+    /// There are so many pages to put back that the base had better be loaded anew.
+    NotYet,
 }

@@ -4,6 +4,7 @@ mod dirty;
 mod guest_side;
 mod host_side;
 mod kernel;
+mod mappings;
 mod physical;
 mod reach;
 mod registers;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, Protection, StateGroup, Vm, VmError};
+use vellum_backend::{Exit, Protection, StateGroup, Vm};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
@@ -24,7 +25,8 @@ use crate::memory::{Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Parts};
 use crate::snapshot::SnapshotData;
 
 use guest_side::GuestSide;
-use host_side::HostSide;
+use host_side::{HostSide, Restored};
+use mappings::Mappings;
 use physical::Physical;
 
 pub(crate) use reach::ReachError;
@@ -45,6 +47,7 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
+    mappings: Mappings,
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
     cow: CowState,
@@ -95,6 +98,7 @@ impl Instance {
         let mut instance = Self {
             vm: DebugVm(vm),
             memory,
+            mappings: Mappings::default(),
             cow,
             tables_used: 0,
             resume: None,
@@ -128,6 +132,10 @@ impl Instance {
         snapshot: &Arc<SnapshotData>,
         leaving: Leaving,
     ) -> Result<(), Failure> {
+        if self.is_kernel() && Arc::ptr_eq(snapshot, &self.base) {
+            // Whatever a kernel did, everything that it can have written is put back.
+            return self.restore();
+        }
         self.generation = snapshot.generation;
         self.move_to(snapshot, leaving)
     }
@@ -138,12 +146,21 @@ impl Instance {
     pub(crate) fn adopt(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
         match &mut self.cow {
             CowState::Kernel(physical) => {
-                physical.adopt();
+                physical.adopt(self.vm.0.as_mut())?;
                 self.state = snapshot.state.clone();
                 self.base = snapshot.clone();
                 Ok(())
             }
-            CowState::Guest(_) | CowState::Host(_) => self.move_to(snapshot, Leaving::Cleanly),
+            CowState::Host(_) => self.adopt_in_place(snapshot),
+            CowState::Guest(_) => self.move_to(snapshot, Leaving::Cleanly),
+        }
+    }
+
+    /// Whether [`adopt`](Self::adopt) has room in this VM.
+    pub(crate) fn can_adopt(&self, snapshot: &SnapshotData) -> bool {
+        match &self.cow {
+            CowState::Kernel(_) | CowState::Host(_) => true,
+            CowState::Guest(_) => self.can_load(snapshot),
         }
     }
 
@@ -153,9 +170,17 @@ impl Instance {
             // Should the guest have broken its monitor, it may have changed what only the host writes.
             self.write_fixed_frames()?;
         }
-        let present = self.base.layers.clone();
+        let present = self.shown_snapshot().layers.clone();
         self.load_memory(snapshot, &present)?;
         self.load_state(leaving)
+    }
+
+    /// The snapshot whose layers lie in the image slot.
+    fn shown_snapshot(&self) -> &Arc<SnapshotData> {
+        match &self.cow {
+            CowState::Host(host) => host.shown(&self.base),
+            CowState::Guest(_) | CowState::Kernel(_) => &self.base,
+        }
     }
 
     /// Brings the memories to the contents of a snapshot.
@@ -180,7 +205,12 @@ impl Instance {
         self.generation = self.base.generation;
         match &self.cow {
             CowState::Kernel(_) => self.restore_kernel()?,
-            CowState::Guest(_) | CowState::Host(_) => self.restore_user()?,
+            CowState::Guest(_) | CowState::Host(_) => {
+                if self.restore_user()? == Restored::NotYet {
+                    let base = self.base.clone();
+                    return self.move_to(&base, Leaving::Cleanly);
+                }
+            }
         }
         self.tell_guest()?;
         self.write_suspended_input()?;
@@ -197,9 +227,11 @@ impl Instance {
     }
 
     /// Enters the guest until its next exit.
-    pub(crate) fn run(&mut self) -> Result<Exit, VmError> {
+    pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
-        self.vm.0.run()
+        let exit = self.vm.0.run()?;
+        self.check_mapped_files(&exit)?;
+        Ok(exit)
     }
 
     fn is_kernel(&self) -> bool {
@@ -287,13 +319,14 @@ impl Instance {
 
     /// The pages of a user guest that differ from the base snapshot, sorted by address.
     pub(crate) fn changed_user_pages(&mut self) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
-        let space = self.base.user_space()?;
-        let contents = user::contents(&self.geometry, &self.base)?;
+        let vm = self.vm.0.as_mut();
         match &mut self.cow {
-            CowState::Host(host) => {
-                host.changed(self.vm.0.as_mut(), &self.memory, &self.geometry, &contents)
+            CowState::Host(host) => host.changed(vm, &self.memory, &self.geometry, &self.base),
+            CowState::Guest(guest) => {
+                let contents = user::contents(&self.geometry, &self.base)?;
+                let space = self.base.user_space()?;
+                guest.changed(&self.memory, &self.geometry, space, &contents)
             }
-            CowState::Guest(guest) => guest.changed(&self.memory, &self.geometry, space, &contents),
             CowState::Kernel(_) => Ok(Vec::new()),
         }
     }

@@ -88,9 +88,14 @@ impl Physical {
         Ok(())
     }
 
-    /// The memories hold the contents of a new snapshot already: they were what it was taken of.
-    pub(super) fn adopt(&mut self) {
+    /// Goes on to a snapshot that was just taken: the memories hold its contents already, and what is written from now on is reported
+    /// anew.
+    pub(super) fn adopt(&mut self, vm: &mut dyn Vm) -> Result<(), Failure> {
+        vm.rearm_dirty()?;
         self.is_placed = false;
+        self.image.dirty.clear();
+        self.scratch.dirty.clear();
+        Ok(())
     }
 
     /// Puts back every remembered page.

@@ -83,6 +83,20 @@ impl Instance {
         }
     }
 
+    /// Makes the processor forget the translations of a user guest that waits, before the guest runs again: by loading another value of
+    /// CR3 that leads to the same root.
+    pub(super) fn forget_translations(&mut self) -> Result<(), VmError> {
+        let vm = self.vm.0.as_mut();
+        // What is staged reaches the vCPU now, so that the next value is another one than it has.
+        vm.settle()?;
+        let mut live = VcpuState::default();
+        vm.get_state(StateGroup::Special, &mut live)?;
+        live.special.cr3 ^= CR3_PWT;
+        vm.set_state(StateGroup::Special, &live)?;
+        self.state.special.cr3 = live.special.cr3;
+        Ok(())
+    }
+
     /// The state of the vCPU of a guest that waits: what it can have changed is read, the rest is known.
     pub(crate) fn save_state(&mut self) -> Result<VcpuState, VmError> {
         let mut state = self.state.clone();

@@ -10,6 +10,7 @@ use vellum_layout::{
 use zerocopy::IntoBytes;
 
 use super::Instance;
+use super::mappings::TABLE_OFFSET;
 use crate::engine::CowMode;
 use crate::error::Failure;
 use crate::memory::Geometry;
@@ -31,6 +32,7 @@ impl Instance {
     pub(super) fn tell_constants(&self) -> Result<(), Failure> {
         let frame = self.geometry.peb_frame()?;
         self.write_frame(frame, peb(&self.geometry).as_bytes())?;
+        self.tell_mappings()?;
         let scratch = &self.memory.scratch;
         let top = scratch.len_bytes();
         scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;
@@ -68,6 +70,8 @@ fn peb(geometry: &Geometry) -> Peb {
         heap_len_bytes: view.heap.len_bytes(),
         stack_top: view.stack.end().as_u64(),
         stack_len_bytes: view.stack.len_bytes(),
+        // The count is told when there is anything.
+        mappings_ptr: view.peb.start().as_u64() + TABLE_OFFSET,
         log_level: vellum_abi::log::Level::Trace as u32,
         flags: match geometry.cow {
             CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,

@@ -1,10 +1,13 @@
 //! User guests: the machine around them, their page tables, what a restore undoes.
 
+use std::sync::Arc;
+
 use vellum_layout::GpaRange;
 
+use super::host_side::Restored;
 use super::{CowState, Instance};
 use crate::error::Failure;
-use crate::machine::{self, SharedTables, monitor};
+use crate::machine::{self, ResumePage, SharedTables, monitor};
 use crate::memory::{Contents, FixedFrame, Geometry, Layers, Parts};
 use crate::snapshot::SnapshotData;
 
@@ -49,25 +52,36 @@ impl Instance {
     }
 
     /// Undoes what ring 3 and its monitor wrote, after a clean exit.
-    pub(super) fn restore_user(&mut self) -> Result<(), Failure> {
+    pub(super) fn restore_user(&mut self) -> Result<Restored, Failure> {
         let geometry = self.geometry.clone();
-        let contents = contents(&geometry, &self.base)?;
-        match &mut self.cow {
-            CowState::Host(host) => {
-                host.restore(self.vm.0.as_mut(), &self.memory, &geometry, &contents)?;
-            }
+        let vm = self.vm.0.as_mut();
+        let restored = match &mut self.cow {
+            CowState::Host(host) => host.restore(vm, &self.memory, &geometry, &self.base)?,
             CowState::Guest(guest) => {
-                guest.restore(
-                    self.vm.0.as_mut(),
-                    &self.memory,
-                    geometry.user()?,
-                    &contents,
-                )?;
+                let contents = contents(&geometry, &self.base)?;
+                guest.restore(vm, &self.memory, geometry.user()?, &contents)?;
                 self.toggle_root();
+                Restored::Completely
             }
-            CowState::Kernel(_) => {}
+            CowState::Kernel(_) => Restored::Completely,
+        };
+        self.wipe_buffers()?;
+        Ok(restored)
+    }
+
+    /// Goes on as the original of a snapshot that was just taken, with pages, tables and vCPU as they are.
+    pub(super) fn adopt_in_place(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+        if let CowState::Host(host) = &mut self.cow {
+            host.adopt(self.vm.0.as_mut(), &self.base)?;
         }
-        self.wipe_buffers()
+        let mut next = snapshot.state.clone();
+        // The vCPU keeps its root.
+        next.special.cr3 = self.state.special.cr3;
+        let user = self.geometry.user()?;
+        self.resume = Some(ResumePage::new(&next, user.resume));
+        self.state = next;
+        self.base = snapshot.clone();
+        self.write_resume_page()
     }
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
@@ -80,6 +94,7 @@ impl Instance {
             .overlay_zeroed(start, tables.len_bytes())
             .map_err(Failure::Memory)?;
         self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
+        self.link_mappings()?;
         Ok(self.vm.0.publish_tables()?)
     }
 

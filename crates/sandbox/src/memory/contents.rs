@@ -5,13 +5,17 @@ use vellum_layout::{GpaRange, Gva, PAGE_SIZE};
 
 use super::{Backing, Extents, Layers, PageSource, UserParts, UserSpace};
 
-/// The unmodified contents of an image slot.
+/// The unmodified contents of an image slot: those of a snapshot.
+///
+/// As a rule the slot shows this very snapshot. Where it shows an older one, because the sandbox has gone on from there in place,
+/// the address of a page leads from one to the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents<'a> {
     image: GpaRange,
     parts: &'a UserParts,
     layers: &'a Layers,
     space: &'a UserSpace,
+    shown: Option<(&'a UserSpace, &'a AddressIndex)>,
 }
 
 /// From image pages back to addresses: (first image page, length, address), sorted.
@@ -20,8 +24,13 @@ pub(crate) struct AddressIndex {
     extents: Vec<(u64, u64, Gva)>,
 }
 
+/// An index that is not used.
+static NOTHING: AddressIndex = AddressIndex {
+    extents: Vec::new(),
+};
+
 impl AddressIndex {
-    fn new(extents: &Extents<Gva>) -> Self {
+    pub(crate) fn new(extents: &Extents<Gva>) -> Self {
         let runs = extents.as_slice().iter();
         let mut extents: Vec<_> = runs
             .map(|run| (run.image_page, run.pages, run.at))
@@ -51,17 +60,30 @@ impl<'a> Contents<'a> {
             parts,
             layers,
             space,
+            shown: None,
         }
+    }
+
+    /// The same contents in a slot that shows an older snapshot.
+    pub(crate) fn shown_as(mut self, shown: Option<(&'a UserSpace, &'a AddressIndex)>) -> Self {
+        self.shown = shown;
+        self
     }
 
     /// What [`address`](Self::address) needs, made once for many pages.
     pub(crate) fn address_index(&self) -> AddressIndex {
-        AddressIndex::new(self.space.extents())
+        let (space, _) = self.shown.unwrap_or((self.space, &NOTHING));
+        AddressIndex::new(space.extents())
     }
 
     /// The unmodified content of a page of the slot.
     pub(crate) fn pristine(&self, page: u64) -> PageSource<'a> {
-        self.layers.page(page)
+        let Some((_, index)) = self.shown else {
+            return self.layers.page(page);
+        };
+        self.address(page, index)
+            .and_then(|gva| self.space.extents().image_page_of(gva))
+            .map_or(PageSource::Zero, |image_page| self.layers.page(image_page))
     }
 
     /// The address that the guest knows a page of the slot by. `None` for a page that no address maps: one of an older layer that
@@ -76,6 +98,7 @@ impl<'a> Contents<'a> {
     }
 
     fn zero_page(&self, zero_page: u64) -> Option<Gva> {
+        // Areas never change.
         self.space.areas().iter().find_map(|area| {
             let Backing::Zero { first_page } = area.backing else {
                 return None;

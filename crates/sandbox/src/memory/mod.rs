@@ -13,7 +13,7 @@ mod user;
 pub(crate) use access::{GuestMemory, TableAccess};
 pub(crate) use areas::{Area, Backing, UserSpace};
 pub(crate) use config::{Config, Sizes};
-pub(crate) use contents::Contents;
+pub(crate) use contents::{AddressIndex, Contents};
 pub(crate) use extents::{Extent, Extents, PageAddress};
 pub(crate) use kernel::Paging;
 pub(crate) use layers::{Layer, Layers, PageSource};

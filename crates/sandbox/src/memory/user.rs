@@ -1,6 +1,7 @@
 //! The geometry of an amd64 user guest: layers and zeroes in the image, and in scratch what the host builds around the guest.
 
-use vellum_layout::amd64::user;
+use vellum_abi::mapping::MAX_MAPPINGS;
+use vellum_layout::amd64::user::{self, MAPPINGS_WINDOW};
 use vellum_layout::{
     Gpa, GpaRange, GuestKind, GvaRange, MemoryPlan, PAGE_SIZE, PageSize, PlanError, PlanRequest,
     ScratchRequest, minimum_scratch_len,
@@ -15,6 +16,10 @@ const FIXED_FRAMES: u64 = 4;
 const LAYER_HEADROOM_PAGES: u64 = 2048;
 /// Frames that a guest-side sandbox has beyond what its areas can dirty: page tables made on demand.
 const SPARE_FRAMES: u64 = 64;
+/// Page tables for what the embedder maps: one of level 3, one of level 2 for each GiB of guest-physical addresses, and tables of level 1
+/// for what each mapping has before its first and behind its last whole large page.
+const MAPPING_TABLES_LEN_BYTES: u64 = PAGE_SIZE
+    * (1 + MAPPINGS_WINDOW.len_bytes() / PageSize::Size1GiB.bytes() + 2 * MAX_MAPPINGS as u64);
 /// Bytes of the frame log for each free frame (see [`crate::machine::monitor`]).
 const LOG_ENTRY_LEN_BYTES: u64 = 8;
 
@@ -29,6 +34,8 @@ pub(crate) struct UserParts {
     pub(crate) zero_pages: u64,
     /// Page tables; the first is the root.
     pub(crate) tables: GpaRange,
+    /// Page tables of what the embedder maps, linked into the root while there is anything.
+    pub(crate) mapping_tables: GpaRange,
     /// Where the resume page is mapped for ring 3.
     pub(crate) resume: GvaRange,
     /// The page below the stack.
@@ -77,6 +84,10 @@ pub(super) fn geometry(
         reserved: &config.reserved,
     })?;
     let zero_base = plan.image().start().checked_add(zero_offset);
+    let tables = |offset, len_bytes| {
+        let tables = plan.tables()?;
+        tables.part(offset, len_bytes)
+    };
     Ok(Geometry {
         cow,
         plan,
@@ -92,7 +103,9 @@ pub(super) fn geometry(
             layer_pages,
             zero_base: zero_base.ok_or(SpaceError::Overflow)?,
             zero_pages,
-            tables: plan.tables().ok_or(SpaceError::Overflow)?,
+            tables: tables(0, tables_len_bytes).ok_or(SpaceError::Overflow)?,
+            mapping_tables: tables(tables_len_bytes, MAPPING_TABLES_LEN_BYTES)
+                .ok_or(SpaceError::Overflow)?,
             resume: io.resume,
             stack_guard: user::stack_guard(sizes.stack_len_bytes)?,
             image: plan.image(),
@@ -193,7 +206,7 @@ fn scratch_request(
         len_bytes: 0,
         input_len_bytes: sizes.input_len_bytes,
         output_len_bytes: sizes.output_len_bytes,
-        tables_len_bytes,
+        tables_len_bytes: tables_len_bytes + MAPPING_TABLES_LEN_BYTES,
     };
     let minimum = minimum_scratch_len(GuestKind::Amd64User, &parts)?;
     let least = minimum + (FIXED_FRAMES + 2) * PAGE_SIZE;

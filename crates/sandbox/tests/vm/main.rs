@@ -14,6 +14,7 @@ mod host_functions;
 mod large_values;
 mod logging;
 mod pool;
+mod random_orders;
 mod residue;
 mod sizes;
 mod snapshots;

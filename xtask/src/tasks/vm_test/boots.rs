@@ -9,7 +9,7 @@ use super::programs::{Kind, Program};
 pub(crate) enum Boot {
     /// SVM with nested paging: the tests, the demo and a short benchmark.
     Nested,
-    /// SVM with shadow paging (`npt=0`): the tests.
+    /// SVM with shadow paging (`npt=0`): the tests, and what the benchmark counts.
     Shadow,
     /// A processor without SVM: every test must say that it cannot run, and the demo what to do.
     NoSvm,
@@ -88,7 +88,12 @@ impl Boot {
                 Kind::Demo if self == Self::Nested => {
                     vec![words("--cow guest"), words("--cow host")]
                 }
-                Kind::Benchmark if self == Self::Nested => vec![words("--quick")],
+                Kind::Benchmark if self == Self::Nested => {
+                    vec![words("--quick"), words("--counts --cow host")]
+                }
+                Kind::Benchmark if self == Self::Shadow => {
+                    vec![words("--counts --cow guest"), words("--counts --cow host")]
+                }
                 Kind::Demo | Kind::Benchmark => Vec::new(),
             };
             steps.extend(
@@ -151,10 +156,18 @@ mod tests {
                 "sandbox/Tests",
                 "sandbox/Demo --cow guest",
                 "sandbox/Demo --cow host",
-                "sandbox/Benchmark --quick"
+                "sandbox/Benchmark --quick",
+                "sandbox/Benchmark --counts --cow host"
             ]
         );
-        assert_eq!(titles(Boot::Shadow, None), ["sandbox/Tests"]);
+        assert_eq!(
+            titles(Boot::Shadow, None),
+            [
+                "sandbox/Tests",
+                "sandbox/Benchmark --counts --cow guest",
+                "sandbox/Benchmark --counts --cow host"
+            ]
+        );
         assert_eq!(titles(Boot::NoSvm, None), ["sandbox/Tests", "sandbox/Demo"]);
     }
 

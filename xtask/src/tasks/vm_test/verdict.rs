@@ -1,15 +1,19 @@
 //! What a boot amounts to: the problems, and for all boots the table of tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::boots::{Boot, Expected, Step};
+use super::counts;
 use super::programs::Kind;
 use super::qemu::Ending;
 use super::transcript::{StepResult, TestResult, Transcript};
 
 /// What the tests must report of a machine with a hypervisor.
 const MODES: [&str; 2] = ["cow=guest", "cow=host"];
+
+/// A part of the reason for which tests may skip themselves: there was no compiler for their guest when it was to be built.
+const NOT_BUILT: &str = "no compiler";
 
 /// A boot that ended.
 #[derive(Debug)]
@@ -55,6 +59,7 @@ impl Outcome {
             problems.push("no test ran".into());
         }
         problems.extend(self.engine_problems());
+        problems.extend(self.count_problems());
         problems
     }
 
@@ -72,13 +77,37 @@ impl Outcome {
                 .into_iter()
                 .collect();
         }
-        if self.is_filtered() {
-            return Vec::new();
+        let mut problems = self.skips();
+        if !self.is_filtered() {
+            let missing = MODES.into_iter().filter(|mode| !ran(mode));
+            problems
+                .extend(missing.map(|mode| format!("no test reported that it ran with {mode}")));
         }
-        MODES
+        problems
+    }
+
+    /// Each reason for which tests skipped themselves, once: the machine inside can run all of them, if their guests could be built.
+    fn skips(&self) -> Vec<String> {
+        let lines = self.transcript.engines.iter();
+        let skips: BTreeSet<&String> = lines
+            .filter(|line| line.contains(" skipped=") && !line.contains(NOT_BUILT))
+            .collect();
+        skips
             .into_iter()
-            .filter(|mode| !ran(mode))
-            .map(|mode| format!("no test reported that it ran with {mode}"))
+            .map(|line| format!("tests skipped themselves: {line}"))
+            .collect()
+    }
+
+    /// A benchmark that ran says what it counted.
+    fn count_problems(&self) -> Vec<String> {
+        let steps = self.steps.iter().enumerate();
+        steps
+            .filter(|(_, step)| step.program.kind == Kind::Benchmark)
+            .filter(|(index, _)| {
+                let result = self.transcript.steps.get(index);
+                result.is_some_and(|result| counts::of(&result.output).next().is_none())
+            })
+            .map(|(_, step)| format!("{}: no exact counts", step.title))
             .collect()
     }
 
@@ -159,6 +188,26 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
             let _ = write!(table, "{:<9}", results.get(&outcome.boot).unwrap_or(&"-"));
         }
         let _ = writeln!(table, "{title} {name}");
+    }
+    table
+}
+
+/// What the benchmarks counted in each boot.
+pub(super) fn counted(outcomes: &[Outcome]) -> String {
+    let mut table = String::new();
+    for outcome in outcomes {
+        for result in outcome.transcript.steps.values() {
+            for count in counts::of(&result.output) {
+                let _ = writeln!(
+                    table,
+                    "{:<9}{:<11} {:<28} {:>8}",
+                    outcome.boot.name(),
+                    count.mode,
+                    count.name,
+                    count.value
+                );
+            }
+        }
     }
     table
 }

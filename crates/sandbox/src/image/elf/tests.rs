@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use vellum_abi::function::{EXPORTS_SECTION, FunctionEntry, FunctionError};
 use vellum_abi::note::{Note, NoteError};
-use vellum_layout::GuestKind;
+use vellum_layout::{GuestKind, GvaRange};
+use vellum_vmem::Attrs;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{ImageError, Parsed, parse};
+use super::{ImageError, Parsed, Segment, parse};
 
 /// Where the fields lie in the file header (System V gABI, chapter 4, "ELF Header").
 mod header {
@@ -127,6 +128,19 @@ impl File {
 
     fn parse(&self) -> Result<Parsed, ImageError> {
         parse(&self.bytes)
+    }
+}
+
+impl Segment {
+    /// A segment of zeroes, for tests of what is made of segments.
+    pub(crate) const fn for_test(range: GvaRange, rights: Attrs, first_page: u64) -> Self {
+        Self {
+            range,
+            rights,
+            first_page,
+            lead_len_bytes: 0,
+            file: 0..0,
+        }
     }
 }
 

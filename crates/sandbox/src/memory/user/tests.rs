@@ -71,6 +71,7 @@ fn parts(geometry: &Geometry) -> Vec<(&'static str, GpaRange)> {
         ("input", geometry.plan.input()),
         ("output", geometry.plan.output()),
         ("tables", user.tables),
+        ("mapping tables", user.mapping_tables),
         ("peb", frame(FixedFrame::Peb)),
         ("machine", frame(FixedFrame::Machine)),
         ("monitor", frame(FixedFrame::Monitor)),

@@ -49,6 +49,14 @@ fn whatever_is_not_as_expected_is_a_problem() {
         ),
         (
             Boot::Nested,
+            PASSED.replace(
+                "@vellum done",
+                "@vellum engine engine=kvm suite=k skipped=too old\n@vellum done",
+            ),
+            "skipped themselves: engine=kvm suite=k skipped=too old",
+        ),
+        (
+            Boot::Nested,
             PASSED.replace("test a ... ok\n", ""),
             "no result",
         ),

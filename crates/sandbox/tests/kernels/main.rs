@@ -1,0 +1,19 @@
+//! Guests that bring their own kernel: i686 without paging in C and in Rust, i686 with paging, amd64; those with paging in each
+//! mode of copy-on-write. The same tests for all of them, as far as they can do the same.
+//!
+//! What a machine cannot run is a visible skip with its reason.
+
+mod apic_hole;
+mod calls;
+mod checkpoints;
+mod exceptions;
+mod failures;
+mod faults;
+mod hostile_tables;
+mod images;
+mod own_paging;
+mod roots;
+mod side_by_side;
+mod snapshots;
+mod state;
+mod support;
