@@ -407,6 +407,3 @@ fn suspended(
     };
     Ok(Suspended { phase, input })
 }
-
-#[cfg(test)]
-mod tests;

@@ -226,6 +226,11 @@ const LOWER_HALF_LAST: u64 = 0x7FFF_FFFF_FFFF;
 /// Checks the state of a user guest: everything that ring 3 cannot reach must be as `boot` has it.
 pub(super) fn check_user(state: &VcpuState, boot: &VcpuState) -> Result<(), Invalid> {
     let (special, expected) = (&state.special, &boot.special);
+    check_vectors(state)?;
+    validate_for_hyperv(special)?;
+    if !is_user_code(&special.cs, &expected.cs) {
+        return Err(Invalid::field("state.special.cs", "is not ring 3's code"));
+    }
     let data = [special.ds, special.es, special.fs, special.gs];
     if !data.iter().all(|segment| is_user_data(segment)) {
         return Err(Invalid::field(
@@ -237,6 +242,7 @@ pub(super) fn check_user(state: &VcpuState, boot: &VcpuState) -> Result<(), Inva
         return Err(Invalid::field("state.special.ss", "is not ring 3's stack"));
     }
     let unreachable = SpecialRegs {
+        cs: expected.cs,
         ds: expected.ds,
         es: expected.es,
         fs: expected.fs,
@@ -271,7 +277,7 @@ pub(super) fn check_user(state: &VcpuState, boot: &VcpuState) -> Result<(), Inva
             "is not in the lower half",
         ));
     }
-    check_vectors(state)
+    Ok(())
 }
 
 /// Flat, or null; a processor may keep anything in the hidden part of a null selector but the base.
@@ -281,8 +287,17 @@ fn is_user_data(segment: &Segment) -> bool {
     segment.base == 0 && (usable || !attributes.is_present() || segment.selector < 4)
 }
 
+/// As it was at boot, or as the descriptor table has it, whose limits are zero: 64-bit mode looks at neither limit nor granularity.
+fn is_user_code(segment: &Segment, expected: &Segment) -> bool {
+    const GRANULARITY: u16 = 1 << 15;
+    let differing = segment.attributes.bits() ^ expected.attributes.bits();
+    segment.base == 0 && segment.selector == expected.selector && differing & !GRANULARITY == 0
+}
+
 fn is_user_stack(segment: &Segment, expected: &Segment) -> bool {
-    segment.base == 0 && segment.selector == expected.selector && segment.attributes.dpl() == 3
+    let attributes = segment.attributes;
+    let usable = attributes.is_present() && attributes.is_code_or_data() && attributes.dpl() == 3;
+    segment.base == 0 && segment.selector == expected.selector && usable
 }
 
 /// Checks the state of a kernel, which can have changed everything that exists.
