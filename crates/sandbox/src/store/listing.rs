@@ -227,13 +227,9 @@ fn read<A: PageAddress>(
     let found = extents
         .image_page_of(at)
         .and_then(|page| snapshot.layers.find(page, 1));
-    match found {
-        Some((layer, pages)) => Ok(layer
-            .read_page(pages.start, into)
-            .map_err(Failure::Memory)?),
-        None => {
-            into.fill(0);
-            Ok(())
-        }
+    if let Some((layer, pages)) = found {
+        return layer.read_page(pages.start, into).map_err(Failure::Memory);
     }
+    into.fill(0);
+    Ok(())
 }
