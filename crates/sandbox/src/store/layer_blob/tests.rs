@@ -173,6 +173,16 @@ fn pages_of_zeroes_that_a_blob_holds_take_no_memory() {
     assert_eq!(blob(&copied).len(), PAGE_LEN_BYTES, "nothing but an index");
 }
 
+#[test]
+fn a_layer_of_many_runs_is_not_worth_mapping() {
+    let alternating = |count: u64| -> Vec<u64> { (0..count).map(|page| page * 2).collect() };
+    for (runs, expected) in [(0, true), (1, true), (64, true), (65, false), (500, false)] {
+        let bytes = blob(&layer(1000, &alternating(runs)));
+        let file = open(&bytes).expect("valid");
+        assert_eq!(file.has_few_runs(), expected, "{runs}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
