@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
-use vellum_sandbox::{ErrorKind, LoadOptions, Sandbox, Snapshot};
+use vellum_sandbox::{CallOptions, ErrorKind, LoadOptions, Sandbox, Snapshot};
 
 use super::support::{
     Directory, Lab, count, counter, each_way, host, refused, with_each_kernel, with_user_guest,
@@ -187,7 +188,8 @@ fn forge_at_random(lab: &Lab, cases: u32) {
             Ok(loaded) => {
                 // The guest may be broken, the host not.
                 if let Ok(mut sandbox) = Sandbox::from_snapshot(&lab.engine, &loaded, &host()) {
-                    let _ = sandbox.call::<_, u64>("counter_get", ());
+                    let options = CallOptions::new().timeout(Duration::from_secs(2));
+                    let _ = sandbox.call_dynamic("counter_get", &[], &options);
                 }
             }
             Err(error) => prop_assert!(
