@@ -37,9 +37,9 @@ pub enum ErrorKind {
     Unsupported,
     /// The guest's ELF file cannot be run.
     InvalidImage,
-    /// A file cannot be read.
+    /// A file cannot be read or mapped, or a mapped file was truncated. In the latter case the sandbox must be restored.
     Io,
-    /// Sizes that make no guest.
+    /// Sizes that make no guest, or a mapping that has no place in it.
     InvalidConfig,
     /// The guest needs a host function that was not given, or given with other types.
     MissingHostFunction,

@@ -415,6 +415,12 @@ fn end_of(exit: Exit) -> Failure {
                 "{access:?} access to {place} guest-physical memory at {gpa:#x}"
             ))
         }
+        Exit::MemoryLost { gpa } => {
+            let place = gpa.map_or(String::new(), |gpa| format!(" at {gpa:#x}"));
+            Failure::Crashed(format!(
+                "the host has no memory behind guest-physical memory{place}"
+            ))
+        }
         Exit::TripleFault => Failure::Crashed("triple fault".into()),
         Exit::InvalidState { reason } => {
             Failure::Crashed(format!("invalid state, reason {reason:#x}"))
