@@ -62,6 +62,8 @@ pub(crate) struct Instance {
     input_used: u64,
     /// The generation that the guest is told. The original keeps its own when a snapshot is taken of it; a copy has the snapshot's.
     generation: u64,
+    /// Whether the hypervisor itself has failed to run the guest. What it would do next is anybody's guess: a restore takes another VM.
+    has_failed: bool,
 }
 
 /// What each way of undoing a guest's writes keeps.
@@ -107,6 +109,7 @@ impl Instance {
             has_run: false,
             input_used: 0,
             generation: snapshot.generation,
+            has_failed: false,
             geometry,
             base: snapshot.clone(),
         };
@@ -119,7 +122,8 @@ impl Instance {
 
     /// Whether [`load`](Self::load) can bring this VM to the state of `snapshot`.
     pub(crate) fn can_load(&self, snapshot: &SnapshotData) -> bool {
-        snapshot.config == self.base.config
+        !self.has_failed
+            && snapshot.config == self.base.config
             && snapshot.image.is_same(&self.base.image)
             && snapshot.is_for(&self.geometry)
     }
@@ -229,7 +233,13 @@ impl Instance {
     /// Enters the guest until its next exit.
     pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
-        let exit = self.vm.0.run()?;
+        let exit = match self.vm.0.run() {
+            Ok(exit) => exit,
+            Err(error) => {
+                self.has_failed = true;
+                return Err(error.into());
+            }
+        };
         self.check_mapped_files(&exit)?;
         Ok(exit)
     }
