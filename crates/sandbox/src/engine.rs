@@ -171,6 +171,9 @@ impl Engine {
         if two_level && !self.capabilities().two_level_paging {
             return Err(Failure::TwoLevelPaging);
         }
+        if matches!(geometry.parts, Parts::Kernel(_)) && !self.capabilities().msr_filter {
+            return Err(Failure::MsrFilter);
+        }
         let config = match (&geometry.parts, geometry.cow) {
             (Parts::User(_), CowMode::GuestSide) => &self.inner.untracked,
             (Parts::User(_), CowMode::HostSide) => &self.inner.tracked,

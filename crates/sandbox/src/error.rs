@@ -96,6 +96,10 @@ pub(crate) enum Failure {
         "this machine's kvm does not run guests with 2-level paging, such as i686 paged ones; use one on vmx or svm hardware"
     )]
     TwoLevelPaging,
+    #[error(
+        "this machine's kvm cannot keep guests from model-specific registers, so guests that bring their own kernel are not run; use linux 5.10 or newer"
+    )]
+    MsrFilter,
     #[error("no memory for the sandbox")]
     Memory(#[source] io::Error),
     #[error("guest memory access out of bounds")]
@@ -232,7 +236,7 @@ impl Failure {
             | Self::Tables(_)
             | Self::Root(_)
             | Self::Walk(_) => ErrorKind::Hypervisor,
-            Self::TwoLevelPaging => ErrorKind::Unsupported,
+            Self::TwoLevelPaging | Self::MsrFilter => ErrorKind::Unsupported,
             Self::Image(_) => ErrorKind::InvalidImage,
             Self::ReadImage { .. } => ErrorKind::Io,
             Self::Space(_)

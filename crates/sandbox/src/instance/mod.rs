@@ -317,6 +317,10 @@ impl Instance {
     /// Takes from the guest's sight what earlier calls left in the buffers.
     pub(crate) fn wipe_buffers(&mut self) -> Result<(), Failure> {
         let plan = &self.geometry.plan;
+        if let CowState::Kernel(physical) = &mut self.cow {
+            physical.mark(plan.input().start(), self.input_used);
+            physical.mark(plan.output().start(), plan.output().len_bytes());
+        }
         let scratch = &self.memory.scratch;
         scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
         scratch.zero(
