@@ -455,7 +455,9 @@ impl Sandbox {
     pub fn map(&mut self, gpa: Gpa, mapping: &Mapping) -> Result<(), Error> {
         self.check_alive()?;
         let leaving = self.leaving();
-        Ok(self.instance.map(gpa, mapping, leaving)?)
+        let mapped = self.instance.map(gpa, mapping, leaving);
+        self.note_failure();
+        Ok(mapped?)
     }
 
     /// Takes back what is mapped with a label. An access of the guest to where it was faults from then on.
@@ -465,7 +467,16 @@ impl Sandbox {
     pub fn unmap(&mut self, label: &str) -> Result<(), Error> {
         self.check_alive()?;
         let leaving = self.leaving();
-        Ok(self.instance.unmap(label, leaving)?)
+        let unmapped = self.instance.unmap(label, leaving);
+        self.note_failure();
+        Ok(unmapped?)
+    }
+
+    /// A VM that failed between two calls makes the sandbox ask for a restore, which takes another one.
+    fn note_failure(&mut self) {
+        if self.instance.has_failed() {
+            self.health = Health::Dirty;
+        }
     }
 
     /// What is mapped, in the order in which it was.

@@ -208,8 +208,14 @@ impl Instance {
         Ok(())
     }
 
-    /// Makes the guest see what is mapped by now.
+    /// Makes the guest see what is mapped by now. After an error that may be half done, so the guest is not entered in this VM again.
     fn show_mappings(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let shown = self.try_show_mappings(leaving);
+        self.has_failed |= shown.is_err();
+        shown
+    }
+
+    fn try_show_mappings(&mut self, leaving: Leaving) -> Result<(), Failure> {
         if !self.is_kernel() {
             self.link_mappings()?;
             self.vm.0.publish_tables()?;

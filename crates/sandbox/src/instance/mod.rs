@@ -62,7 +62,8 @@ pub(crate) struct Instance {
     input_used: u64,
     /// The generation that the guest is told. The original keeps its own when a snapshot is taken of it; a copy has the snapshot's.
     generation: u64,
-    /// Whether the hypervisor itself has failed to run the guest. What it would do next is anybody's guess: a restore takes another VM.
+    /// Whether the hypervisor itself has failed, in running the guest or in changing what it sees. What it would do next is anybody's
+    /// guess: a restore takes another VM.
     has_failed: bool,
 }
 
@@ -118,6 +119,11 @@ impl Instance {
         instance.boot_kernel()?;
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
+    }
+
+    /// Whether this VM must not run its guest any more.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Whether [`load`](Self::load) can bring this VM to the state of `snapshot`.
