@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -425,7 +426,7 @@ impl Drop for HostMemory {
     }
 }
 
-/// Immutable memory that many sandboxes map: a sealed memfd.
+/// Immutable memory that many sandboxes map: a sealed memfd, or a file that nobody changes.
 #[derive(Debug)]
 pub struct SealedMemory {
     file: File,
@@ -457,9 +458,32 @@ impl SealedMemory {
         Ok(Self { file, len_bytes })
     }
 
+    /// A file whose owner promises not to change it. It is opened already, so that its name can go.
+    ///
+    /// Nothing enforces the promise: what is written to the file later may or may not be seen by guests, and a page that it no longer
+    /// has ends the process (`SIGBUS`) when the host touches it.
+    ///
+    /// # Errors
+    /// What `fstat` says; `UnexpectedEof` when the file is shorter than `len_bytes`.
+    pub fn of_unchanging_file(file: File, len_bytes: u64) -> io::Result<Self> {
+        if file.metadata()?.len() < len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { file, len_bytes })
+    }
+
     /// Length in bytes.
     pub const fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    /// Copies bytes out by a system call: pages that were never written come into being for nobody, and a file that has become
+    /// shorter is an error.
+    ///
+    /// # Errors
+    /// What `pread` says; `UnexpectedEof` past the end.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(into, offset)
     }
 
     /// The memory, mapped. Writing to the mapping changes a private copy.

@@ -18,10 +18,10 @@ use crate::snapshot::{SnapshotData, Space, Suspended};
 use spans::{Span, spans};
 
 /// Layers beyond which a snapshot is copied into one.
-const MAX_LAYERS: usize = 16;
+pub(crate) const MAX_LAYERS: usize = 16;
 /// Extents of a kernel guest beyond which a snapshot is copied into one layer: each is a mapping of its own in every sandbox, and a
 /// process has 65,530 of them by default (Linux `Documentation/admin-guide/sysctl/vm.rst`, `max_map_count`).
-const MAX_MAPPINGS: usize = 512;
+pub(crate) const MAX_MAPPINGS: usize = 512;
 
 /// Takes the state of an instance whose guest waits: the pages that changed since its base become a new layer.
 pub(crate) fn capture(

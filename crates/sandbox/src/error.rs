@@ -18,6 +18,7 @@ use crate::instance::ReachError;
 use crate::machine::BuildError;
 use crate::mapping::MappingError;
 use crate::memory::SpaceError;
+use crate::store::StoreError;
 
 /// Why an operation failed. [`kind`](Error::kind) tells apart what a program can react to; `Display` tells a person, and
 /// [`source`](std::error::Error::source) goes on to the cause.
@@ -83,6 +84,10 @@ pub enum ErrorKind {
     Unusable,
     /// As many sandboxes of a pool are in use as there may be.
     PoolExhausted,
+    /// A stored snapshot is damaged, forged, or of a version that this one does not know. The message names file and field.
+    InvalidSnapshot,
+    /// A store has no snapshot of this tag.
+    UnknownSnapshot,
 }
 
 /// Everything that can go wrong inside.
@@ -196,6 +201,8 @@ pub(crate) enum Failure {
     )]
     InterruptControllers,
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
     Mapping(#[from] MappingError),
     #[error("guest memory cannot be reached")]
     GuestMemory(#[source] ReachError),
@@ -264,6 +271,7 @@ impl Failure {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Crashed(_) => ErrorKind::Crashed,
+            Self::Store(error) => error.kind(),
             Self::Mapping(error) => error.kind(),
             Self::NeedsRestore => ErrorKind::NeedsRestore,
             Self::Suspended { .. } | Self::NotSuspended => ErrorKind::Suspended,

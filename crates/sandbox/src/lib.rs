@@ -49,6 +49,7 @@ mod pool;
 mod sandbox;
 mod seed;
 mod snapshot;
+mod store;
 mod value;
 
 pub use builder::SandboxBuilder;
@@ -64,6 +65,9 @@ pub use mapping::{Mapping, MappingInfo, SharedMemory};
 pub use pool::{Pool, PoolBuilder, PoolMetrics, PooledSandbox};
 pub use sandbox::Sandbox;
 pub use snapshot::{Snapshot, Suspension};
+pub use store::{
+    Difference, LayerInfo, LoadOptions, SnapshotInfo, SnapshotStore, StoreProgress, StoredSnapshot,
+};
 pub use value::{Argument, Arguments, FromValue, Value};
 pub use vellum_abi::function::Signature;
 pub use vellum_abi::value::ValueType;

@@ -92,7 +92,7 @@ impl Sandbox {
         snapshot: &Arc<SnapshotData>,
         host: &HostFunctions,
     ) -> Result<Self, Failure> {
-        if snapshot.profile != engine.cpu_profile() {
+        if !snapshot.runs_on(engine.model()) {
             return Err(Failure::Incompatible {
                 what: "snapshot",
                 than: "cpu profile",
@@ -398,7 +398,7 @@ impl Sandbox {
         if snapshot.data.config != base.config {
             return Err(incompatible("configuration of sandbox").into());
         }
-        if snapshot.data.profile != base.profile {
+        if !snapshot.data.runs_on(self.engine.model()) {
             return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);

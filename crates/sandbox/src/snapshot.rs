@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
+use vellum_backend::state::cr4;
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, GuestArch, GuestKind, Gva, PAGE_SIZE};
 
@@ -143,6 +144,15 @@ impl SnapshotData {
         }
     }
 
+    /// Whether a processor of this model has what the guest's registers say is switched on. (Equal profiles do not say so: supervisor
+    /// protection is the processor's, and not every processor offers all vector state.)
+    pub(crate) fn runs_on(&self, model: &CpuModel) -> bool {
+        let protection = self.state.special.cr4 & (cr4::SMEP | cr4::SMAP);
+        self.profile == model.profile
+            && self.state.xcr0.0 & !model.xcr0.0 == 0
+            && protection & !model.cr4_features == 0
+    }
+
     /// The geometry of a new sandbox.
     pub(crate) fn geometry(&self, engine: &Engine) -> Result<Arc<Geometry>, Failure> {
         match &self.space {
@@ -181,7 +191,12 @@ impl SnapshotData {
     }
 }
 
-fn user_state(image: &GuestImage, config: &Config, model: &CpuModel) -> Result<VcpuState, Failure> {
+/// The state in which a user guest boots.
+pub(crate) fn user_state(
+    image: &GuestImage,
+    config: &Config,
+    model: &CpuModel,
+) -> Result<VcpuState, Failure> {
     let stack =
         user::stack(config.sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let start = EntryPoint {
@@ -256,7 +271,7 @@ fn segment_extents(image: &GuestImage) -> Extents<Gva> {
 }
 
 /// Segments from the image, heap and stack from zeroes.
-fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpace, Failure> {
+pub(crate) fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpace, Failure> {
     let sizes = &config.sizes;
     let heap = user::heap(sizes.heap_len_bytes).map_err(|error| Failure::Space(error.into()))?;
     let stack = user::stack(sizes.stack_len_bytes).map_err(|error| Failure::Space(error.into()))?;

@@ -54,6 +54,17 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// One that comes back without its file.
+    pub(super) const fn loaded(range: GvaRange, rights: Attrs, first_page: u64) -> Self {
+        Self {
+            range,
+            rights,
+            first_page,
+            lead_len_bytes: 0,
+            file: 0..0,
+        }
+    }
+
     pub(crate) fn pages(&self) -> u64 {
         self.range.pages()
     }
@@ -216,6 +227,43 @@ const I686_PAGED_AREA: GvaRange = GvaRange::literal(
     Gva::literal(i686::BASE_ADDRESS.as_u64()),
     i686::MAX_GVA_PAGED.as_u64() + 1 - i686::BASE_ADDRESS.as_u64(),
 );
+
+/// Checks segments that were loaded earlier and come back without their file, one behind the other in a layer; finds the entry point.
+pub(super) fn check_loaded(
+    kind: GuestKind,
+    entry: u64,
+    segments: &[Segment],
+) -> Result<Gva, ImageError> {
+    let kinds = [&AMD64, &I686].into_iter().flat_map(|target| target.kinds);
+    let area = kinds.into_iter().find(|(known, _)| *known == kind);
+    let (_, area) = area.ok_or(ImageError::Kind(kind))?;
+    if segments.len() > MAX_HEADERS {
+        return Err(ImageError::TooManyHeaders(segments.len()));
+    }
+    if segments.is_empty() {
+        return Err(ImageError::NoSegments);
+    }
+    for (index, segment) in segments.iter().enumerate() {
+        let address = segment.range.start().as_u64();
+        if !area.contains_range(&segment.range) {
+            return Err(ImageError::OutsideArea {
+                index,
+                address,
+                len_bytes: segment.range.len_bytes(),
+            });
+        }
+        if segment.rights.contains(Attrs::WRITE) && !segment.rights.contains(Attrs::NO_EXECUTE) {
+            return Err(ImageError::WritableCode { index, address });
+        }
+    }
+    check_disjoint(segments)?;
+    // They are disjoint, so that the sum does not overflow.
+    let len_bytes: u64 = segments.iter().map(|it| it.range.len_bytes()).sum();
+    if len_bytes > MAX_IMAGE_LEN_BYTES {
+        return Err(ImageError::TooLarge { len_bytes });
+    }
+    entry_point(entry, segments)
+}
 
 fn parse_class<Header: FileHeader<Endian = LittleEndian>>(
     elf: &[u8],

@@ -2,7 +2,9 @@
 
 use object::LittleEndian;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable};
-use vellum_abi::function::{EXPORTS_SECTION, FunctionEntry, IMPORTS_SECTION, check_name};
+use vellum_abi::function::{
+    EXPORTS_SECTION, FunctionEntry, IMPORTS_SECTION, Signature, check_name,
+};
 
 use super::Function;
 use super::elf::{ImageError, Segment};
@@ -90,6 +92,32 @@ fn bytes_at<'data>(
             .get(offset..)?
             .get(..len_bytes)
     })
+}
+
+/// Functions that come back without their file.
+pub(super) fn check_loaded(
+    functions: Vec<(String, Signature)>,
+    section: &'static str,
+) -> Result<Vec<Function>, ImageError> {
+    if functions.len() > MAX_FUNCTIONS {
+        return Err(ImageError::TooManyFunctions {
+            section,
+            count: functions.len(),
+            limit: MAX_FUNCTIONS,
+        });
+    }
+    let checked = functions.into_iter().enumerate();
+    let checked = checked.map(|(index, (name, signature))| {
+        check_name(name.as_bytes()).map_err(|source| ImageError::Function {
+            section,
+            index,
+            source,
+        })?;
+        Ok(Function { name, signature })
+    });
+    let functions = checked.collect::<Result<Vec<_>, ImageError>>()?;
+    check_unique(&functions, section)?;
+    Ok(functions)
 }
 
 fn check_unique(functions: &[Function], section: &'static str) -> Result<(), ImageError> {

@@ -2,18 +2,21 @@
 
 mod elf;
 mod functions;
+mod loaded;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vellum_abi::function::Signature;
 use vellum_layout::{GuestKind, Gva};
 
 use crate::error::{Error, Failure};
 use crate::memory::{Layer, Layers};
+use crate::store::{self, Digest};
 
 pub(crate) use elf::{ImageError, Segment};
+pub(crate) use loaded::LoadedImage;
 
 /// The largest ELF file that is read.
 pub const MAX_FILE_LEN_BYTES: u64 = 256 << 20;
@@ -31,6 +34,8 @@ struct Inner {
     exports: Vec<Function>,
     imports: Vec<Function>,
     layers: Layers,
+    /// What it is by its content, once somebody asked.
+    identity: OnceLock<Digest>,
 }
 
 /// A function that a guest exports or imports.
@@ -68,6 +73,7 @@ impl GuestImage {
                 exports: parsed.exports,
                 imports: parsed.imports,
                 layers: Layers::new(Some(layer)),
+                identity: OnceLock::new(),
             }),
         })
     }
@@ -118,8 +124,24 @@ impl GuestImage {
             .find(|(_, function)| function.name == name)
     }
 
+    /// Whether both are the same guest: the same functions, segments and bytes, wherever they came from.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        if Arc::ptr_eq(&self.inner, &other.inner) {
+            return true;
+        }
+        // Hashed once for each image. One whose memory cannot be read equals only itself.
+        match (self.identity(), other.identity()) {
+            (Ok(left), Ok(right)) => left == right,
+            _ => false,
+        }
+    }
+
+    fn identity(&self) -> std::io::Result<Digest> {
+        if let Some(known) = self.inner.identity.get() {
+            return Ok(*known);
+        }
+        let identity = store::image_identity(self)?;
+        Ok(*self.inner.identity.get_or_init(|| identity))
     }
 }
 

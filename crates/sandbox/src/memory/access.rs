@@ -39,7 +39,7 @@ impl GuestMemory {
                 .next()
                 .is_some_and(|(_, present)| std::sync::Arc::ptr_eq(present, layer));
             if !same {
-                self.image.overlay(first_page * PAGE_SIZE, layer.sealed())?;
+                layer.map_into(&mut self.image, first_page * PAGE_SIZE, 0..layer.pages())?;
                 // Layers behind a changed one lie elsewhere.
                 old = EMPTY.iter();
             }
@@ -101,10 +101,10 @@ fn place_extent(
         return Ok(());
     }
     let skipped = (first - extent.at.as_u64()) / PAGE_SIZE;
-    let (sealed, part) = layers
-        .sealed_part(extent.image_page + skipped, (end - first) / PAGE_SIZE)
+    let (layer, pages) = layers
+        .find(extent.image_page + skipped, (end - first) / PAGE_SIZE)
         .ok_or(invalid)?;
-    memory.overlay_part(first - range.start().as_u64(), sealed, part)
+    layer.map_into(memory, first - range.start().as_u64(), pages)
 }
 
 static EMPTY: std::sync::LazyLock<Layers> = std::sync::LazyLock::new(Layers::default);

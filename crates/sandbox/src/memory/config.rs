@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip};
-use vellum_layout::{Hole, PAGE_SIZE, Reserved};
+use vellum_layout::{GpaRange, Hole, PAGE_SIZE, Reserved};
 
 use super::SpaceError;
 
@@ -41,13 +41,25 @@ impl Sizes {
 }
 
 /// Everything that decides where the memories of a sandbox lie. Snapshots fit sandboxes of an equal configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) sizes: Sizes,
     pub(crate) irqchip: Irqchip,
     /// Ranges that the guest keeps for itself.
     pub(crate) reserved: Arc<[Reserved]>,
 }
+
+impl PartialEq for Config {
+    /// The names of reserved ranges are for error messages: no memory lies elsewhere because of them.
+    fn eq(&self, other: &Self) -> bool {
+        let ranges = |config: &Self| -> Vec<GpaRange> {
+            config.reserved.iter().map(|it| it.range).collect()
+        };
+        self.sizes == other.sizes && self.irqchip == other.irqchip && ranges(self) == ranges(other)
+    }
+}
+
+impl Eq for Config {}
 
 impl Config {
     /// Sizes that suit most guests, no interrupt controllers, nothing reserved.

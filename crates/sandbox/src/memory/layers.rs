@@ -2,19 +2,41 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::{HostMemory, SealedMemory};
 use vellum_layout::PAGE_SIZE;
 
 use super::PAGE_LEN_BYTES;
+use crate::store::BlobId;
 
 /// One sealed memory, and a mapping of it from which dirtied pages are put back.
 #[derive(Debug)]
 pub(crate) struct Layer {
     sealed: SealedMemory,
+    /// Its pages in the memory, sorted and disjoint. What lies between them is zeroes.
+    runs: Vec<Run>,
+    pages: u64,
     pristine: HostMemory,
+    /// The blob that holds it on disk, once that is known.
+    pub(crate) blob: OnceLock<BlobId>,
+}
+
+/// Pages of a layer that lie one behind the other in its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// First page, counted in the layer.
+    pub(crate) first_page: u64,
+    pub(crate) pages: u64,
+    /// Where it begins in the memory.
+    pub(crate) offset: u64,
+}
+
+impl Run {
+    fn end_page(&self) -> u64 {
+        self.first_page + self.pages
+    }
 }
 
 impl Layer {
@@ -24,17 +46,91 @@ impl Layer {
         fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
     ) -> io::Result<Arc<Self>> {
         let sealed = SealedMemory::create("vellum-layer", pages * PAGE_SIZE, fill)?;
-        let pristine = sealed.map()?;
-        Ok(Arc::new(Self { sealed, pristine }))
+        let whole = Run {
+            first_page: 0,
+            pages,
+            offset: 0,
+        };
+        Self::of_memory(sealed, pages, vec![whole])
     }
 
-    pub(crate) fn sealed(&self) -> &SealedMemory {
-        &self.sealed
+    /// A layer of `pages` whose content lies in the given runs of a memory: sorted, disjoint, and inside of both.
+    pub(crate) fn of_memory(
+        sealed: SealedMemory,
+        pages: u64,
+        runs: Vec<Run>,
+    ) -> io::Result<Arc<Self>> {
+        let mut layer = Self {
+            sealed,
+            runs,
+            pages,
+            pristine: HostMemory::zeroed(pages * PAGE_SIZE)?,
+            blob: OnceLock::new(),
+        };
+        map_runs(&layer.sealed, &layer.runs, &mut layer.pristine, 0, 0..pages)?;
+        Ok(Arc::new(layer))
     }
 
     pub(crate) fn pages(&self) -> u64 {
-        self.sealed.len_bytes() / PAGE_SIZE
+        self.pages
     }
+
+    /// Maps some of its pages over those at `offset` of `memory`, each shared until it is written.
+    pub(crate) fn map_into(
+        &self,
+        memory: &mut HostMemory,
+        offset: u64,
+        pages: Range<u64>,
+    ) -> io::Result<()> {
+        map_runs(&self.sealed, &self.runs, memory, offset, pages)
+    }
+
+    /// Copies a page by a system call: a page that was never written does not come into being by it.
+    pub(crate) fn read_page(&self, page: u64, into: &mut [u8; PAGE_LEN_BYTES]) -> io::Result<()> {
+        let after = self.runs.partition_point(|run| run.first_page <= page);
+        match self.runs[..after].last() {
+            Some(run) if page < run.end_page() => {
+                let offset = run.offset + (page - run.first_page) * PAGE_SIZE;
+                self.sealed.read_at(offset, into)
+            }
+            _ => {
+                into.fill(0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Maps `pages` of a layer over those at `offset` of `memory`: runs of the layer's memory, and zeroes between them.
+fn map_runs(
+    sealed: &SealedMemory,
+    runs: &[Run],
+    memory: &mut HostMemory,
+    offset: u64,
+    pages: Range<u64>,
+) -> io::Result<()> {
+    let place = |page: u64| offset + (page - pages.start) * PAGE_SIZE;
+    let mut next = pages.start;
+    let first = runs.partition_point(|run| run.end_page() <= pages.start);
+    for run in &runs[first..] {
+        let (start, end) = (
+            run.first_page.max(pages.start),
+            run.end_page().min(pages.end),
+        );
+        if start >= end {
+            break;
+        }
+        if next < start {
+            memory.overlay_zeroed(place(next), (start - next) * PAGE_SIZE)?;
+        }
+        let from = run.offset + (start - run.first_page) * PAGE_SIZE;
+        memory.overlay_part(place(start), sealed, from..from + (end - start) * PAGE_SIZE)?;
+        next = end;
+    }
+    if next < pages.end {
+        memory.overlay_zeroed(place(next), (pages.end - next) * PAGE_SIZE)?;
+    }
+    Ok(())
 }
 
 /// The layers of a snapshot, oldest first. Image pages are counted over all of them.
@@ -48,6 +144,11 @@ impl Layers {
         Self {
             layers: base.into_iter().collect(),
         }
+    }
+
+    /// From layers, oldest first.
+    pub(crate) fn of(layers: Vec<Arc<Layer>>) -> Self {
+        Self { layers }
     }
 
     /// The same layers with one more on top.
@@ -74,17 +175,14 @@ impl Layers {
         })
     }
 
-    /// The sealed memory that holds a run of image pages, and the bytes in it. A run never crosses two layers.
-    pub(crate) fn sealed_part(
-        &self,
-        image_page: u64,
-        pages: u64,
-    ) -> Option<(&SealedMemory, Range<u64>)> {
+    /// The layer that holds a run of image pages, and their numbers in it. A run never crosses two layers.
+    pub(crate) fn find(&self, image_page: u64, pages: u64) -> Option<(&Layer, Range<u64>)> {
         let (first, layer) = self
             .iter()
             .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))?;
-        let start = (image_page - first) * PAGE_SIZE;
-        Some((&layer.sealed, start..start + pages * PAGE_SIZE))
+        let start = image_page - first;
+        let end = start.checked_add(pages)?;
+        (end <= layer.pages()).then_some((layer, start..end))
     }
 
     /// The unmodified content of an image page; zeroes behind the last one.

@@ -2,7 +2,7 @@
 
 use vellum_sandbox::{CallOptions, Error, ErrorKind, GuestImage, Sandbox, Value};
 
-use super::support::{add_to_counter, counter, in_each_mode, refused};
+use super::support::{add_to_counter, another_image, counter, in_each_mode, refused};
 
 #[test]
 fn an_unknown_name_is_refused_and_the_guest_not_entered() {
@@ -145,8 +145,7 @@ fn the_text_of_a_guest_error_is_bounded() {
 #[test]
 fn a_handle_of_another_image_is_refused() {
     in_each_mode(|lab| {
-        let twin = GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("valid");
-        let other = Sandbox::builder(&twin)
+        let other = Sandbox::builder(&another_image())
             .host_functions(&super::support::host())
             .build(&lab.engine)
             .expect("built");
@@ -155,6 +154,20 @@ fn a_handle_of_another_image_is_refused() {
         let error = refused("add", add.call(&mut sandbox, (1, 2)));
         assert_eq!(error.kind(), ErrorKind::Incompatible);
         assert!(sandbox.is_ready());
+    });
+}
+
+#[test]
+fn a_handle_of_an_image_with_the_same_content_is_as_good_as_one_of_its_own() {
+    in_each_mode(|lab| {
+        let twin = GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("valid");
+        let other = Sandbox::builder(&twin)
+            .host_functions(&super::support::host())
+            .build(&lab.engine)
+            .expect("built");
+        let add = other.function::<(i32, i32), i32>("add").expect("found");
+        let mut sandbox = lab.sandbox();
+        assert_eq!(add.call(&mut sandbox, (1, 2)).expect("called"), 3);
     });
 }
 

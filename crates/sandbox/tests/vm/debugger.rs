@@ -33,7 +33,7 @@ fn the_host_sees_what_the_guest_has_written_and_zeroes_where_it_has_not() {
             .expect("called");
         assert_eq!(read(&mut sandbox, address, 8), bytes);
         assert_eq!(read(&mut sandbox, address + 8, 4), [0; 4]);
-        assert_eq!(read(&mut sandbox, address, 0), []);
+        assert!(read(&mut sandbox, address, 0).is_empty());
     });
 }
 

@@ -2,7 +2,9 @@
 
 use vellum_sandbox::{CowMode, CpuProfile, Engine, ErrorKind, GuestImage, Sandbox};
 
-use super::support::{add_to_counter, counter, host, in_each_mode, in_mode, refused};
+use super::support::{
+    add_to_counter, another_image, counter, host, in_each_mode, in_mode, refused,
+};
 
 #[test]
 fn a_restore_undoes_what_was_done_since_the_snapshot() {
@@ -180,8 +182,7 @@ fn a_snapshot_that_does_not_fit_the_vm_moves_the_sandbox_to_another() {
 #[test]
 fn an_incompatible_snapshot_is_refused_and_the_sandbox_stays_as_it_was() {
     in_each_mode(|lab| {
-        let twin = GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("valid");
-        let of_twin = Sandbox::builder(&twin)
+        let of_another = Sandbox::builder(&another_image())
             .heap_len_bytes(super::support::HEAP_LEN_BYTES)
             .host_functions(&host())
             .build(&lab.engine)
@@ -211,7 +212,7 @@ fn an_incompatible_snapshot_is_refused_and_the_sandbox_stays_as_it_was() {
         let own = sandbox.snapshot().expect("taken");
         add_to_counter(&mut sandbox, 1);
         for other in [
-            of_twin,
+            of_another,
             larger_heap.expect("taken"),
             larger_stack.expect("taken"),
             larger_buffers.expect("taken"),

@@ -93,6 +93,18 @@ pub(crate) fn host() -> HostFunctions {
         .with("host_fail", |text: String| Err::<(), String>(text))
 }
 
+/// The Rust guest with another name in its table of functions: another guest.
+pub(crate) fn another_image() -> GuestImage {
+    let mut elf = vellum_test_guests::rust_user().to_vec();
+    let name = b"echo_bool";
+    let at = elf
+        .windows(name.len())
+        .position(|window| window == name)
+        .expect("the guest has such a function");
+    elf[at] = b'E';
+    GuestImage::from_bytes(&elf).expect("still valid")
+}
+
 impl Lab {
     /// A builder with host functions and a small heap.
     pub(crate) fn builder(&self) -> SandboxBuilder {

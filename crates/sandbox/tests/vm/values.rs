@@ -219,7 +219,7 @@ fn state_lives_from_call_to_call() {
         let mut sandbox = lab.sandbox();
         for amount in 1..=10_u64 {
             let sum: u64 = sandbox.call("counter_add", (amount,)).expect("called");
-            assert_eq!(sum, (1..=amount).sum());
+            assert_eq!(sum, (1..=amount).sum::<u64>());
         }
     });
 }

@@ -1,0 +1,12 @@
+//! Snapshots on disk, in each mode of copy-on-write and for the kernels that this machine can run.
+//!
+//! Without a hypervisor each test says so on standard error and does nothing.
+
+mod blobs;
+mod crashes;
+mod hostile;
+mod kernels;
+mod listing;
+mod other_process;
+mod support;
+mod user_guests;
