@@ -279,7 +279,7 @@ fn of_failure(failure: Failure) -> Invalid {
     }
 }
 
-/// Extents that are sorted and disjoint, of whole pages, each inside of one layer.
+/// Extents that are sorted and disjoint, of whole pages, each inside of one layer, and no page of a layer in two of them.
 fn checked_extents<A: PageAddress>(
     records: &[(u64, u64, u64)],
     layers: &Layers,
@@ -312,7 +312,18 @@ fn checked_extents<A: PageAddress>(
             pages,
         });
     }
-    Ok(Extents::new(extents))
+    let mut pages: Vec<(u64, u64)> = extents.iter().map(|it| (it.image_page, it.pages)).collect();
+    pages.sort_unstable();
+    match pages
+        .windows(2)
+        .find(|pair| pair[0].0 + pair[0].1 > pair[1].0)
+    {
+        None => Ok(Extents::new(extents)),
+        Some(pair) => {
+            let problem = format!("have page {} of the layers twice", pair[1].0);
+            Err(Invalid::field("space.extents", problem))
+        }
+    }
 }
 
 /// That each extent lies in one area, and that extents cover the areas that have nothing else.

@@ -227,13 +227,11 @@ fn read<A: PageAddress>(
     let found = extents
         .image_page_of(at)
         .and_then(|page| snapshot.layers.find(page, 1));
-    match found {
-        Some((layer, pages)) => Ok(layer
+    if let Some((layer, pages)) = found {
+        return Ok(layer
             .read_page(pages.start, into)
-            .map_err(Failure::Memory)?),
-        None => {
-            into.fill(0);
-            Ok(())
-        }
+            .map_err(Failure::Memory)?);
     }
+    into.fill(0);
+    Ok(())
 }

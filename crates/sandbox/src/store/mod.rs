@@ -338,18 +338,17 @@ impl SnapshotStore {
         let name = blob_name(&id.digest);
         let key = (id.digest, access);
         let known = self.loaded().get(&key).and_then(Weak::upgrade);
-        let layer = match known {
-            Some(layer) => layer,
-            None => {
-                *budget = budget
-                    .checked_sub(id.len_bytes)
-                    .ok_or_else(|| StoreError::TooLong {
-                        file: name.clone(),
-                        len_bytes: id.len_bytes,
-                        limit: *budget,
-                    })?;
-                self.open_layer(id, pages, access)?
-            }
+        let layer = if let Some(layer) = known {
+            layer
+        } else {
+            *budget = budget
+                .checked_sub(id.len_bytes)
+                .ok_or_else(|| StoreError::TooLong {
+                    file: name.clone(),
+                    len_bytes: id.len_bytes,
+                    limit: *budget,
+                })?;
+            self.open_layer(id, pages, access)?
         };
         check_pages(&name, pages, layer.pages())?;
         self.loaded().insert(key, Arc::downgrade(&layer));

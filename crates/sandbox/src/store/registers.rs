@@ -133,6 +133,10 @@ mod segment_type {
     use serde::{Deserialize, Deserializer, Serializer};
     use vellum_backend::state::SegmentType;
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
     pub(super) fn serialize<S: Serializer>(
         attributes: &SegmentType,
         serializer: S,
@@ -232,7 +236,7 @@ pub(super) fn check_user(state: &VcpuState, boot: &VcpuState) -> Result<(), Inva
         return Err(Invalid::field("state.special.cs", "is not ring 3's code"));
     }
     let data = [special.ds, special.es, special.fs, special.gs];
-    if !data.iter().all(|segment| is_user_data(segment)) {
+    if !data.iter().all(is_user_data) {
         return Err(Invalid::field(
             "state.special",
             "has a segment that ring 3 cannot load",
@@ -241,7 +245,15 @@ pub(super) fn check_user(state: &VcpuState, boot: &VcpuState) -> Result<(), Inva
     if !is_user_stack(&special.ss, &expected.ss) {
         return Err(Invalid::field("state.special.ss", "is not ring 3's stack"));
     }
+    // The hidden part of a register that holds nothing is whatever the processor likes.
+    let is_absent = |segment: &Segment| !segment.attributes.is_present();
+    let ldtr = if is_absent(&special.ldtr) && is_absent(&expected.ldtr) {
+        expected.ldtr
+    } else {
+        special.ldtr
+    };
     let unreachable = SpecialRegs {
+        ldtr,
         cs: expected.cs,
         ds: expected.ds,
         es: expected.es,
@@ -405,7 +417,7 @@ fn is_valid_msr(msr: &vellum_backend::state::Msr) -> bool {
 }
 
 fn fits_32_bits(value: u64) -> bool {
-    value <= u64::from(u32::MAX)
+    u32::try_from(value).is_ok()
 }
 
 /// Whether bits 47 to 63 are equal.
