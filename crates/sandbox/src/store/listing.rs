@@ -228,9 +228,7 @@ fn read<A: PageAddress>(
         .image_page_of(at)
         .and_then(|page| snapshot.layers.find(page, 1));
     if let Some((layer, pages)) = found {
-        return Ok(layer
-            .read_page(pages.start, into)
-            .map_err(Failure::Memory)?);
+        return layer.read_page(pages.start, into).map_err(Failure::Memory);
     }
     into.fill(0);
     Ok(())

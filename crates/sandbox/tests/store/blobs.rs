@@ -89,10 +89,10 @@ fn pages_of_zeroes_are_not_stored() {
         snapshot.save(directory.path(), "zeroes").expect("saved");
         let store = directory.store();
         let info = store.inspect("zeroes").expect("inspected");
-        for (layer, (_, len_bytes)) in info.layers.iter().zip([()].iter().cycle().zip(1_u64..)) {
+        for layer in &info.layers {
             let path = directory.file(&format!("blobs/{}", layer.digest.replace(':', "/")));
             let bytes = fs::read(path).expect("the blob is there");
-            assert_eq!(bytes.len() as u64, layer.stored_bytes, "{len_bytes}");
+            assert_eq!(bytes.len() as u64, layer.stored_bytes);
             let pages = bytes.chunks(4096).skip(1);
             assert!(pages.clone().all(|page| page.iter().any(|&byte| byte != 0)));
             assert!(pages.len() as u64 <= layer.pages);

@@ -1,6 +1,7 @@
 //! A snapshot that another process loads.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
 
 use vellum_sandbox::Snapshot;
 
@@ -81,6 +82,65 @@ fn the_other_process_for_kernels() {
             let snapshot = Snapshot::load(&store, lab.name, &options).expect("loaded");
             let mut sandbox = lab.fork(&snapshot);
             assert_eq!(counter(&mut sandbox), VALUE, "{}", lab.name);
+        }
+    });
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_saves_leaves_a_whole_snapshot() {
+    with_user_guest(|lab| {
+        for saves in 1..=8 {
+            let directory = Directory::new();
+            let last_line = kill_after(&directory, saves);
+            for options in each_way() {
+                let loaded = Snapshot::load(directory.path(), "tag", &options).expect("loaded");
+                let found = counter(&mut lab.fork(&loaded));
+                // Further saves may have ended that were not heard of.
+                assert!(found >= last_line, "{found} after {last_line}");
+                assert_eq!(
+                    found,
+                    loaded.generation(),
+                    "state and generation of one snapshot"
+                );
+            }
+        }
+    });
+}
+
+/// Kills a process that saves for ever, once it has reported so many saves. Returns the last number that it reported.
+fn kill_after(directory: &Directory, saves: usize) -> u64 {
+    let program = std::env::current_exe().expect("this program has a path");
+    let test = "other_process::the_other_process_saves_for_ever";
+    let mut child = Command::new(program)
+        .args(["--exact", "--ignored", "--nocapture", test])
+        .env(STORE_VARIABLE, directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it can be started");
+    let output = BufReader::new(child.stdout.take().expect("it has an output"));
+    let numbers = output.lines().map_while(Result::ok);
+    let numbers = numbers.filter_map(|line| line.strip_prefix("saved ")?.parse().ok());
+    let last = numbers.take(saves).last().expect("it saves");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    last
+}
+
+#[test]
+#[ignore = "runs in the process that another test starts, and is killed"]
+fn the_other_process_saves_for_ever() {
+    let store = std::env::var_os(STORE_VARIABLE).expect("the other test sets it");
+    with_user_guest(|lab| {
+        let mut sandbox = lab.sandbox();
+        for number in 1_u64.. {
+            count(&mut sandbox, 1);
+            touch(&mut sandbox, number * 20 % 300);
+            let snapshot = sandbox.snapshot().expect("taken");
+            snapshot.save(&store, "tag").expect("saved");
+            println!();
+            println!("saved {number}");
+            // The reader may be gone.
+            let _ = std::io::stdout().flush();
         }
     });
 }

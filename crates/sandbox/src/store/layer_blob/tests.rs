@@ -127,7 +127,7 @@ fn each_field_of_the_index_is_checked() {
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         match open(&bytes) {
             Err(ReadError::Invalid(Invalid::Field(field, _) | Invalid::Version { field, .. })) => {
-                assert_eq!(field, expected, "{value:#x} at {at}")
+                assert_eq!(field, expected, "{value:#x} at {at}");
             }
             other => panic!("{value:#x} at {at}: {other:?}"),
         }
@@ -171,6 +171,16 @@ fn pages_of_zeroes_that_a_blob_holds_take_no_memory() {
     bytes.resize(bytes.len() + 64 * PAGE_LEN_BYTES, 0);
     let (copied, _) = open(&bytes).expect("valid").copy().expect("copied");
     assert_eq!(blob(&copied).len(), PAGE_LEN_BYTES, "nothing but an index");
+}
+
+#[test]
+fn a_layer_of_many_runs_is_not_worth_mapping() {
+    let alternating = |count: u64| -> Vec<u64> { (0..count).map(|page| page * 2).collect() };
+    for (runs, expected) in [(0, true), (1, true), (64, true), (65, false), (500, false)] {
+        let bytes = blob(&layer(1000, &alternating(runs)));
+        let file = open(&bytes).expect("valid");
+        assert_eq!(file.has_few_runs(), expected, "{runs}");
+    }
 }
 
 proptest! {

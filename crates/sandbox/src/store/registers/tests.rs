@@ -4,6 +4,9 @@ use vellum_layout::{Gpa, Gva};
 
 use super::*;
 
+/// A change of a state, and what it is.
+type Change = (&'static str, fn(&mut VcpuState));
+
 fn user() -> VcpuState {
     let machine = Amd64Machine::bare(Gpa::literal(0), Xcr0(Xcr0::X87 | Xcr0::SSE | Xcr0::AVX));
     boot::amd64_user(&machine, &start())
@@ -61,7 +64,7 @@ fn what_ring_three_can_change_is_accepted() {
         selector: 0x1B,
         attributes: SegmentType::from_bits(attributes),
     };
-    let cases: &[(&str, fn(&mut VcpuState))] = &[
+    let cases: &[Change] = &[
         ("cr2", |state| state.special.cr2 = 0xDEAD_0000),
         ("cr3", |state| state.special.cr3 = 0xF_0000_0008),
         ("general", |state| state.general.rax = u64::MAX),
@@ -92,12 +95,12 @@ fn what_ring_three_can_change_is_accepted() {
 
 #[test]
 fn what_no_kernel_can_have_is_refused() {
-    let cases: &[(&str, fn(&mut VcpuState))] = &[
+    let cases: &[Change] = &[
         ("cr4 with virtual machines", |state| {
-            state.special.cr4 |= cr4::VMXE
+            state.special.cr4 |= cr4::VMXE;
         }),
         ("cr4 with 5-level paging", |state| {
-            state.special.cr4 |= 1 << 12
+            state.special.cr4 |= 1 << 12;
         }),
         ("cr4 with fsgsbase", |state| state.special.cr4 |= 1 << 16),
         ("cr4 with pcid", |state| state.special.cr4 |= 1 << 17),
