@@ -75,21 +75,21 @@ impl EngineReport {
     /// The table: what ran, what was skipped and why, and what nobody reported.
     pub(crate) fn table(&self, why_nothing: Option<&str>) -> String {
         let mut table = format!(
-            "{:<8} {:<8} {:<16} {:>6}  {}\n",
+            "{:<8} {:<8} {:<22} {:>6}  {}\n",
             "engine", "cow", "suite", "tests", ""
         );
         for (key, outcome) in &self.rows {
             if outcome.tests > 0 {
                 let _ = writeln!(
                     table,
-                    "{:<8} {:<8} {:<16} {:>6}  ran",
+                    "{:<8} {:<8} {:<22} {:>6}  ran",
                     key.engine, key.cow, key.suite, outcome.tests
                 );
             }
             for reason in &outcome.skipped {
                 let _ = writeln!(
                     table,
-                    "{:<8} {:<8} {:<16} {:>6}  SKIPPED: {reason}",
+                    "{:<8} {:<8} {:<22} {:>6}  SKIPPED: {reason}",
                     key.engine, key.cow, key.suite, "-"
                 );
             }
@@ -103,7 +103,7 @@ impl EngineReport {
                 let reason = why_nothing.unwrap_or("no test suite reported it");
                 let _ = writeln!(
                     table,
-                    "{engine:<8} {cow:<8} {:<16} {:>6}  NOT RUN: {reason}",
+                    "{engine:<8} {cow:<8} {:<22} {:>6}  NOT RUN: {reason}",
                     "-", "-"
                 );
             }

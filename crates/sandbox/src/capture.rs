@@ -89,7 +89,8 @@ impl<A: PageAddress> Pages<'_, A> {
         if self.layers.len() < MAX_LAYERS && merged.as_slice().len() <= limit {
             Ok((self.layers.with(self.layer()?), merged))
         } else {
-            self.flatten(&spans(&merged, limit))
+            // With room for further pages, so that the next snapshot is not flattened again.
+            self.flatten(&spans(&merged, limit / 2))
         }
     }
 
@@ -115,7 +116,10 @@ impl<A: PageAddress> Pages<'_, A> {
             for span in spans {
                 for (offset, image_page) in span.present() {
                     self.read(image_page, &mut bytes)?;
-                    memory.write((first + offset) * PAGE_SIZE, &bytes)?;
+                    // What a gap was filled with, when it was closed, stays a hole.
+                    if bytes.iter().any(|&byte| byte != 0) {
+                        memory.write((first + offset) * PAGE_SIZE, &bytes)?;
+                    }
                 }
                 extents.push(Extent {
                     at: span.at,

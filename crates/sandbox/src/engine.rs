@@ -103,10 +103,10 @@ impl EngineBuilder {
             .cow
             .unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
         let config = |tracking| VmConfig::new(&model, tracking).map_err(Failure::Hypervisor);
-        let kernel_tracking = match kvm.capabilities().ring_zero {
-            RingZero::Native => Tracking::FirstWrites,
-            // The ring has no room for emulated stores.
-            RingZero::Emulated => Tracking::Bitmap,
+        let kernel_tracking = match (kvm.capabilities().ring_zero, kvm.capabilities().mmu) {
+            (RingZero::Native, Mmu::Nested) => Tracking::FirstWrites,
+            // The ring has no room for emulated stores: all of an emulated ring 0, those to page tables that are shadowed.
+            (RingZero::Emulated, _) | (_, Mmu::Shadow) => Tracking::Bitmap,
         };
         Ok(Engine {
             inner: Arc::new(Inner {
@@ -170,6 +170,9 @@ impl Engine {
         let two_level = geometry.plan.kind().translation() == Translation::TwoLevel;
         if two_level && !self.capabilities().two_level_paging {
             return Err(Failure::TwoLevelPaging);
+        }
+        if matches!(geometry.parts, Parts::Kernel(_)) && !self.capabilities().msr_filter {
+            return Err(Failure::MsrFilter);
         }
         let config = match (&geometry.parts, geometry.cow) {
             (Parts::User(_), CowMode::GuestSide) => &self.inner.untracked,

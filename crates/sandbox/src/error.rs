@@ -38,9 +38,9 @@ pub enum ErrorKind {
     Unsupported,
     /// The guest's ELF file cannot be run.
     InvalidImage,
-    /// A file cannot be read.
+    /// A file cannot be read or mapped, or a mapped file was truncated. In the latter case the sandbox must be restored.
     Io,
-    /// Sizes that make no guest.
+    /// Sizes that make no guest, or a mapping that has no place in it.
     InvalidConfig,
     /// The guest needs a host function that was not given, or given with other types.
     MissingHostFunction,
@@ -101,6 +101,10 @@ pub(crate) enum Failure {
         "this machine's kvm does not run guests with 2-level paging, such as i686 paged ones; use one on vmx or svm hardware"
     )]
     TwoLevelPaging,
+    #[error(
+        "this machine's kvm cannot keep guests from model-specific registers, so guests that bring their own kernel are not run; use linux 5.10 or newer"
+    )]
+    MsrFilter,
     #[error("no memory for the sandbox")]
     Memory(#[source] io::Error),
     #[error("guest memory access out of bounds")]
@@ -239,7 +243,7 @@ impl Failure {
             | Self::Tables(_)
             | Self::Root(_)
             | Self::Walk(_) => ErrorKind::Hypervisor,
-            Self::TwoLevelPaging => ErrorKind::Unsupported,
+            Self::TwoLevelPaging | Self::MsrFilter => ErrorKind::Unsupported,
             Self::Image(_) => ErrorKind::InvalidImage,
             Self::ReadImage { .. } => ErrorKind::Io,
             Self::Space(_)

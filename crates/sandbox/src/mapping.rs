@@ -325,6 +325,12 @@ pub(crate) enum MappingError {
     },
     #[error("cannot map {file}: it is {what}, not a regular file")]
     NoRegularFile { file: String, what: &'static str },
+    #[error("the system does not map the file {label:?}")]
+    Unmappable {
+        label: Arc<str>,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot map {file}: it is empty")]
     EmptyFile { file: String },
     #[error("shared memory of 0 bytes; give it at least one")]
@@ -368,6 +374,7 @@ impl MappingError {
             Self::Open { .. }
             | Self::NoRegularFile { .. }
             | Self::EmptyFile { .. }
+            | Self::Unmappable { .. }
             | Self::Truncated { .. } => ErrorKind::Io,
             Self::Label(_)
             | Self::EmptyMemory

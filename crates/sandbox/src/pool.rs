@@ -78,6 +78,8 @@ struct Shared {
 pub struct PooledSandbox {
     /// Empty only while it is dropped.
     sandbox: Option<Sandbox>,
+    /// The number of the sandbox that was taken. A user can exchange it for one of its own, which nobody else must get.
+    number: u64,
     shared: Arc<Shared>,
 }
 
@@ -147,7 +149,8 @@ impl Pool {
     /// Takes a sandbox. When none is ready, makes one, if there may be one more.
     ///
     /// # Errors
-    /// [`ErrorKind::PoolExhausted`](crate::ErrorKind::PoolExhausted) when as many sandboxes are in use as there may be; else as
+    /// [`ErrorKind::PoolExhausted`](crate::ErrorKind::PoolExhausted) when none is ready and there are as many as there may be, counting
+    /// those that the pool's thread is making, healing or tearing down at the moment; else as
     /// [`Sandbox::from_snapshot`].
     pub fn take(&self) -> Result<PooledSandbox, Error> {
         let sandbox = match self.shared.parked.pop() {
@@ -157,6 +160,7 @@ impl Pool {
         self.shared.counters.taken.add();
         self.shared.order_refill();
         Ok(PooledSandbox {
+            number: sandbox.number(),
             sandbox: Some(sandbox),
             shared: self.shared.clone(),
         })
@@ -244,18 +248,24 @@ impl Shared {
         if self.is_closed.load(Ordering::Relaxed) {
             return self.forget();
         }
-        if !sandbox.is_ready() {
+        if sandbox.is_dirty() {
             return self.order(Order::Heal(Box::new(sandbox)));
         }
-        match sandbox.restore(&self.snapshot) {
+        match self.renew(&mut sandbox) {
             Ok(()) => self.park(sandbox),
             Err(error) => self.discard(sandbox, &error),
         }
     }
 
+    /// Makes a sandbox as good as new.
+    fn renew(&self, sandbox: &mut Sandbox) -> Result<(), Error> {
+        sandbox.clear_for_reuse()?;
+        sandbox.restore(&self.snapshot)
+    }
+
     /// Drops a sandbox that cannot be restored.
-    fn discard(&self, sandbox: Sandbox, why: &Error) {
-        tracing::warn!(target: "vellum::pool", error = ?why, "a sandbox could not be restored and is dropped");
+    fn discard(&self, sandbox: Sandbox, why: &dyn fmt::Debug) {
+        tracing::warn!(target: "vellum::pool", ?why, "a sandbox cannot be used again and is dropped");
         self.counters.lost.add();
         self.order(Order::TearDown(Box::new(sandbox)));
     }
@@ -298,8 +308,14 @@ impl DerefMut for PooledSandbox {
 
 impl Drop for PooledSandbox {
     fn drop(&mut self) {
-        if let Some(sandbox) = self.sandbox.take() {
+        let Some(sandbox) = self.sandbox.take() else {
+            return;
+        };
+        if sandbox.number() == self.number {
             self.shared.give_back(sandbox);
+        } else {
+            self.shared
+                .discard(sandbox, &"it is not the one that was taken");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
@@ -31,6 +32,7 @@ use crate::value::{Arguments, FromValue, Value};
 /// [`ErrorKind::NeedsRestore`](crate::ErrorKind::NeedsRestore) until [`restore`](Sandbox::restore) has brought it to a known
 /// state.
 pub struct Sandbox {
+    number: u64,
     engine: Engine,
     instance: Instance,
     host: Resolved,
@@ -39,6 +41,8 @@ pub struct Sandbox {
     pub(crate) checkpoints: Checkpoints,
     health: Health,
 }
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Whether the guest can be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,7 @@ impl Sandbox {
         let control = Control::new(instance.vm().interrupter());
         let sizes = snapshot.config.sizes;
         Ok(Self {
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             engine: engine.clone(),
             instance,
             host,
@@ -397,12 +402,15 @@ impl Sandbox {
             return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
-        self.instance
-            .check_mappings_beside(&self.engine, &snapshot.data)?;
         let leaving = self.leaving();
+        let in_place = is_base && leaving == Leaving::Cleanly;
+        if !in_place {
+            self.instance
+                .check_mappings_beside(&self.engine, &snapshot.data)?;
+        }
         self.health = Health::Dead;
         self.instance.reset_mappings()?;
-        if is_base && leaving == Leaving::Cleanly {
+        if in_place {
             self.instance.restore()?;
         } else {
             self.load(&snapshot.data, leaving)?;
@@ -447,7 +455,9 @@ impl Sandbox {
     pub fn map(&mut self, gpa: Gpa, mapping: &Mapping) -> Result<(), Error> {
         self.check_alive()?;
         let leaving = self.leaving();
-        Ok(self.instance.map(gpa, mapping, leaving)?)
+        let mapped = self.instance.map(gpa, mapping, leaving);
+        self.note_failure();
+        Ok(mapped?)
     }
 
     /// Takes back what is mapped with a label. An access of the guest to where it was faults from then on.
@@ -457,7 +467,16 @@ impl Sandbox {
     pub fn unmap(&mut self, label: &str) -> Result<(), Error> {
         self.check_alive()?;
         let leaving = self.leaving();
-        Ok(self.instance.unmap(label, leaving)?)
+        let unmapped = self.instance.unmap(label, leaving);
+        self.note_failure();
+        Ok(unmapped?)
+    }
+
+    /// A VM that failed between two calls makes the sandbox ask for a restore, which takes another one.
+    fn note_failure(&mut self) {
+        if self.instance.has_failed() {
+            self.health = Health::Dirty;
+        }
     }
 
     /// What is mapped, in the order in which it was.
@@ -471,6 +490,26 @@ impl Sandbox {
             Health::Ready | Health::Suspended(_) => Leaving::Cleanly,
             Health::Dirty | Health::Dead => Leaving::Uncleanly,
         }
+    }
+
+    /// Takes from a sandbox that changes hands what a restore leaves with it: mappings, and snapshots that its guest asked for.
+    pub(crate) fn clear_for_reuse(&mut self) -> Result<(), Error> {
+        self.checkpoints = Checkpoints::Decline;
+        let labels: Vec<String> = self
+            .mappings()
+            .map(|it| it.mapping.label().to_owned())
+            .collect();
+        labels.iter().try_for_each(|label| self.unmap(label))
+    }
+
+    /// Whether the last call went wrong and no restore has followed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.health == Health::Dirty
+    }
+
+    /// A number that no other sandbox of this process has.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     fn check_alive(&self) -> Result<(), Failure> {

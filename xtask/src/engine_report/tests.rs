@@ -11,7 +11,7 @@ fn lines_of_the_same_suite_add_up() {
     )
     .table(None);
     assert!(
-        table.contains("kvm      host     sandbox               7  ran"),
+        table.contains("kvm      host     sandbox                     7  ran"),
         "{table}"
     );
 }
@@ -67,8 +67,14 @@ fn a_printed_line_counts_after_the_marker_and_only_once() {
         .to_owned();
     let other = "engine=kvm cow=host suite=b tests=2".to_owned();
     let table = EngineReport::new(&line, &[line.clone(), other]).table(None);
-    assert!(table.contains("a                     1  ran"), "{table}");
-    assert!(table.contains("b                     2  ran"), "{table}");
+    assert!(
+        table.contains("a                           1  ran"),
+        "{table}"
+    );
+    assert!(
+        table.contains("b                           2  ran"),
+        "{table}"
+    );
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::process::{heading, progress};
 use crate::workspace::Workspace;
 
 /// Time for a boot with all its steps, about three times what they take on two busy processors.
-const TIME_LIMIT_SECONDS: u64 = 420;
+const TIME_LIMIT_SECONDS: u64 = 600;
 
 /// What to run inside.
 #[derive(Args, Clone, Debug)]

@@ -48,6 +48,8 @@ pub struct KvmVm {
     interrupter: Arc<KvmInterrupter>,
     pending: Pending,
     tracking: Tracking,
+    /// Entries of the ring that were collected since it was last reset.
+    unreset: u32,
     /// Pages collected from a ring that was full, or from a bitmap that was about to vanish, until somebody takes them.
     collected: Collected,
 }
@@ -119,6 +121,7 @@ impl KvmVm {
             interrupter: Arc::new(interrupter),
             pending: Pending::Nothing,
             tracking: config.tracking,
+            unreset: 0,
             collected: Collected::new(),
         })
     }
@@ -146,19 +149,17 @@ impl KvmVm {
     /// Collects what was reported since the last time.
     fn collect(&mut self) -> Result<(), VmError> {
         match self.tracking {
-            Tracking::FirstWrites => self.collect_ring().map(|_| ()),
+            Tracking::FirstWrites => self.collect_ring(),
             Tracking::Bitmap => self.collect_bitmaps(),
             Tracking::None => Ok(()),
         }
     }
 
-    /// Returns the number of entries.
-    ///
     /// The kernel stops a guest before its ring is full. Where every entry is new, the ring was overrun, and what the kernel wrote
     /// over is lost.
-    fn collect_ring(&mut self) -> Result<u32, VmError> {
+    fn collect_ring(&mut self) -> Result<(), VmError> {
         let Some(ring) = &mut self.ring else {
-            return Ok(0);
+            return Ok(());
         };
         let mut count = 0;
         while let Some((slot, page)) = ring.pop() {
@@ -170,7 +171,8 @@ impl KvmVm {
         if count >= self.capabilities.dirty_ring_pages {
             return Err(ring_overrun());
         }
-        Ok(count)
+        self.unreset = self.unreset.saturating_add(count);
+        Ok(())
     }
 
     fn collect_bitmaps(&mut self) -> Result<(), VmError> {
@@ -194,9 +196,11 @@ impl KvmVm {
         Ok(())
     }
 
-    /// Empties a ring that is full, so that the guest can go on. One that is full of nothing new was overrun earlier.
+    /// Empties a ring that is full, so that the guest can go on. One that is full of nothing that was collected since it was last reset
+    /// was overrun earlier.
     fn reset_full_ring(&mut self) -> Result<(), VmError> {
-        if self.collect_ring()? == 0 {
+        self.collect_ring()?;
+        if self.unreset == 0 {
             return Err(ring_overrun());
         }
         self.reset_ring()
@@ -212,6 +216,7 @@ impl KvmVm {
                 io::Error::last_os_error(),
             ));
         }
+        self.unreset = 0;
         Ok(())
     }
 

@@ -360,3 +360,19 @@ fn dirty_pages_of_a_range_that_was_unmapped_are_forgotten() {
         .expect("taken");
     assert_eq!(pages, []);
 }
+
+#[test]
+fn a_ring_that_was_collected_before_it_is_reported_full_goes_on() {
+    let Some(kvm) = kvm() else { return };
+    // 2020 stores and one more: twice that fills a ring but does not overrun it.
+    let mut code = MANY_STORES;
+    code[1..5].copy_from_slice(&2020_u32.to_le_bytes());
+    let tracking = (Protection::TrackedWrite, Tracking::FirstWrites);
+    let mut guest = tracked_guest(&kvm, &code, tracking, MEMORY_LEN_BYTES);
+    for round in 0..6 {
+        flat_state().restore(&mut guest.vm).expect("restored");
+        let exit = guest.vm.run();
+        out_data(exit.unwrap_or_else(|error| panic!("round {round}: {error:?}")));
+        dirty_pages(&mut guest);
+    }
+}

@@ -12,6 +12,7 @@ mod figures;
 mod ioctls;
 mod measure;
 mod memory;
+mod pool;
 mod sandboxes;
 mod statistics;
 
@@ -73,5 +74,6 @@ fn timed(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Resu
     sandboxes::large_bytes(engine, effort, figures)?;
     sandboxes::footprint(engine, effort, figures)?;
     sandboxes::kernels(engine, effort, figures)?;
+    pool::pool(engine, effort, figures)?;
     memory::page_tables(effort, figures)
 }

@@ -14,7 +14,7 @@ use crate::measure::{Effort, median, pair};
 const CALLS: u32 = 50;
 /// Calls and host calls when system calls are counted.
 const COUNTED: u32 = 1000;
-const FLOOR: &str = "floor_kvm_run_ns";
+pub(crate) const FLOOR: &str = "floor_kvm_run_ns";
 pub(crate) const MIB: u64 = 1 << 20;
 
 pub(crate) fn engine(cow: Option<&str>) -> anyhow::Result<Engine> {
@@ -27,7 +27,7 @@ pub(crate) fn engine(cow: Option<&str>) -> anyhow::Result<Engine> {
     Ok(builder.build()?)
 }
 
-fn host_functions() -> HostFunctions {
+pub(crate) fn host_functions() -> HostFunctions {
     HostFunctions::new()
         .with("host_add", |a: i32, b: i32| a + b)
         .with("host_echo", |bytes: Vec<u8>| bytes)

@@ -1,6 +1,6 @@
 //! One call from its request to its reply: the loop that serves the guest's exits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use vellum_abi::fault::{FaultReason, FaultRecord};
 use vellum_abi::fill::FillRequest;
@@ -181,8 +181,14 @@ impl Session<'_> {
             phase: self.phase,
             input: self.instance.input()?,
         };
-        let data = capture(self.instance, Some(suspended))?;
-        self.checkpoints.keep(tag, data);
+        match capture(self.instance, Some(suspended)) {
+            Ok(data) => self.checkpoints.keep(tag, data),
+            // The guest asked for help, not for trouble: it goes on without.
+            Err(error) => {
+                let error = crate::error::Error::from(error);
+                tracing::warn!(target: "vellum::guest", ?error, "a snapshot that the guest asked for could not be taken");
+            }
+        }
         Ok(())
     }
 
@@ -244,6 +250,7 @@ impl Session<'_> {
                 function,
                 &FromMessage {
                     message,
+                    left_bytes: Cell::new(self.instance.memory_len_bytes()),
                     instance: RefCell::new(self.instance),
                 },
             )?,
@@ -415,6 +422,12 @@ fn end_of(exit: Exit) -> Failure {
                 "{access:?} access to {place} guest-physical memory at {gpa:#x}"
             ))
         }
+        Exit::MemoryLost { gpa } => {
+            let place = gpa.map_or(String::new(), |gpa| format!(" at {gpa:#x}"));
+            Failure::Crashed(format!(
+                "the host has no memory behind guest-physical memory{place}"
+            ))
+        }
         Exit::TripleFault => Failure::Crashed("triple fault".into()),
         Exit::InvalidState { reason } => {
             Failure::Crashed(format!("invalid state, reason {reason:#x}"))
@@ -494,6 +507,9 @@ fn check_arguments(
 /// The arguments of a host call: from the message, or from guest memory.
 struct FromMessage<'a> {
     message: Message<'a>,
+    /// Bytes that arguments outside of the message may still have. Together they can name no more memory than the guest has, or some of
+    /// it would be copied again and again.
+    left_bytes: Cell<u64>,
     /// Finding out how a kernel translates its addresses asks the vCPU.
     instance: RefCell<&'a mut Instance>,
 }
@@ -501,6 +517,11 @@ struct FromMessage<'a> {
 impl Incoming for FromMessage<'_> {
     fn argument(&self, index: usize) -> Result<Value, Failure> {
         let argument = self.message.argument(index).map_err(Failure::Message)?;
+        if let Argument::External(external) = &argument {
+            let left = self.left_bytes.get().checked_sub(external.len_bytes.into());
+            let refused = Failure::Protocol("arguments of more bytes than the guest has memory");
+            self.left_bytes.set(left.ok_or(refused)?);
+        }
         own(&mut self.instance.borrow_mut(), argument)
     }
 }

@@ -94,14 +94,18 @@ impl HostSide {
         memory: &GuestMemory,
         geometry: &Geometry,
         base: &SnapshotData,
+        reload: Reload,
     ) -> Result<Restored, Failure> {
         self.collect(vm, geometry)?;
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
-            if self.shown.is_some() {
-                return Ok(Restored::NotYet);
+            match (&self.shown, reload) {
+                (None, _) => {
+                    self.drop_copies(memory)?;
+                    return Ok(Restored::Completely);
+                }
+                (Some(_), Reload::Possible) => return Ok(Restored::NotYet),
+                (Some(_), Reload::NoRoom) => {}
             }
-            self.drop_copies(memory)?;
-            return Ok(Restored::Completely);
         }
         let contents = self.contents(geometry, base)?;
         for page in self.dirty.iter() {
@@ -171,4 +175,12 @@ pub(super) enum Restored {
     Completely,
     /// There are so many pages to put back that the base had better be loaded anew.
     NotYet,
+}
+
+/// Whether the image slot has room for the layers of the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reload {
+    Possible,
+    /// The base has grown past the slot in place; its pages can only be put back one by one.
+    NoRoom,
 }

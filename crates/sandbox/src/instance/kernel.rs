@@ -34,16 +34,13 @@ impl Instance {
         self.publish()
     }
 
-    /// The host has written over pages of which it does not know whether they are page tables; unless the guest cannot have any: it
-    /// was entered without, and the hypervisor does not let it turn paging on.
+    /// The host has written over pages of which it does not know whether they are page tables. A kernel that was entered without
+    /// paging may have turned it on, in whatever format the hypervisor knows.
     fn publish(&mut self) -> Result<(), Failure> {
-        let has_tables = self.geometry.kernel()?.paging.is_some();
         let vm = self.vm.0.as_mut();
-        let capabilities = vm.capabilities();
-        let can_have = has_tables || capabilities.two_level_paging;
-        match capabilities.mmu {
-            Mmu::Shadow if can_have => Ok(vm.publish_tables()?),
-            Mmu::Shadow | Mmu::Nested => Ok(()),
+        match vm.capabilities().mmu {
+            Mmu::Shadow => Ok(vm.publish_tables()?),
+            Mmu::Nested => Ok(()),
         }
     }
 

@@ -47,9 +47,16 @@ enum Lent {
 }
 
 impl Attached {
-    fn new(mapping: &Mapping, range: GpaRange) -> io::Result<Self> {
+    fn new(mapping: &Mapping, range: GpaRange) -> Result<Self, MappingError> {
+        let unmappable = |source: io::Error| MappingError::Unmappable {
+            label: mapping.shared_label().clone(),
+            source,
+        };
         let memory = match mapping.source() {
-            Source::File(file) => Lent::File(FileMemory::map(file.file(), file.len_bytes())?),
+            Source::File(file) => {
+                let memory = FileMemory::map(file.file(), file.len_bytes());
+                Lent::File(memory.map_err(unmappable)?)
+            }
             Source::Region(memory) => Lent::Region(memory.inner().clone()),
         };
         Ok(Self {
@@ -107,7 +114,7 @@ impl Instance {
             range,
             others,
         )?;
-        let attached = Attached::new(mapping, range).map_err(Failure::Memory)?;
+        let attached = Attached::new(mapping, range)?;
         self.attach(attached)?;
         self.show_mappings(leaving)
     }
@@ -201,8 +208,14 @@ impl Instance {
         Ok(())
     }
 
-    /// Makes the guest see what is mapped by now.
+    /// Makes the guest see what is mapped by now. After an error that may be half done, so the guest is not entered in this VM again.
     fn show_mappings(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let shown = self.try_show_mappings(leaving);
+        self.has_failed |= shown.is_err();
+        shown
+    }
+
+    fn try_show_mappings(&mut self, leaving: Leaving) -> Result<(), Failure> {
         if !self.is_kernel() {
             self.link_mappings()?;
             self.vm.0.publish_tables()?;

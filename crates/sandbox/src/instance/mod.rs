@@ -62,6 +62,9 @@ pub(crate) struct Instance {
     input_used: u64,
     /// The generation that the guest is told. The original keeps its own when a snapshot is taken of it; a copy has the snapshot's.
     generation: u64,
+    /// Whether the hypervisor itself has failed, in running the guest or in changing what it sees. What it would do next is anybody's
+    /// guess: a restore takes another VM.
+    has_failed: bool,
 }
 
 /// What each way of undoing a guest's writes keeps.
@@ -107,6 +110,7 @@ impl Instance {
             has_run: false,
             input_used: 0,
             generation: snapshot.generation,
+            has_failed: false,
             geometry,
             base: snapshot.clone(),
         };
@@ -117,9 +121,15 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Whether this VM must not run its guest any more.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Whether [`load`](Self::load) can bring this VM to the state of `snapshot`.
     pub(crate) fn can_load(&self, snapshot: &SnapshotData) -> bool {
-        snapshot.config == self.base.config
+        !self.has_failed
+            && snapshot.config == self.base.config
             && snapshot.image.is_same(&self.base.image)
             && snapshot.is_for(&self.geometry)
     }
@@ -229,7 +239,13 @@ impl Instance {
     /// Enters the guest until its next exit.
     pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
-        let exit = self.vm.0.run()?;
+        let exit = match self.vm.0.run() {
+            Ok(exit) => exit,
+            Err(error) => {
+                self.has_failed = true;
+                return Err(error.into());
+            }
+        };
         self.check_mapped_files(&exit)?;
         Ok(exit)
     }
@@ -307,6 +323,10 @@ impl Instance {
     /// Takes from the guest's sight what earlier calls left in the buffers.
     pub(crate) fn wipe_buffers(&mut self) -> Result<(), Failure> {
         let plan = &self.geometry.plan;
+        if let CowState::Kernel(physical) = &mut self.cow {
+            physical.mark(plan.input().start(), self.input_used);
+            physical.mark(plan.output().start(), plan.output().len_bytes());
+        }
         let scratch = &self.memory.scratch;
         scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
         scratch.zero(

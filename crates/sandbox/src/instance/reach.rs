@@ -84,6 +84,7 @@ impl Instance {
         len_bytes: u64,
     ) -> Result<Vec<u8>, ReachError> {
         self.check_area(address, len_bytes, Attrs::empty())?;
+        check_end(address, len_bytes)?;
         let paging = self.paging()?;
         let mut bytes = Vec::new();
         let (mut at, mut rest) = (address, len_bytes);
@@ -106,6 +107,7 @@ impl Instance {
 
     /// Copies what is mapped from `address` on, whatever rights the guest has there.
     pub(crate) fn peek(&mut self, address: u64, into: &mut [u8]) -> Result<(), ReachError> {
+        check_end(address, into.len() as u64)?;
         let paging = self.paging()?;
         let (mut at, mut rest) = (address, into);
         while !rest.is_empty() {
@@ -126,6 +128,7 @@ impl Instance {
     /// Copies `bytes` over what is mapped from `address` on, also where the guest may not write; but in a user guest only where it may
     /// read, because what is hidden from it is the host's. Nothing is written unless everything can be.
     pub(crate) fn poke(&mut self, address: u64, bytes: &[u8]) -> Result<(), ReachError> {
+        check_end(address, bytes.len() as u64)?;
         let paging = self.paging()?;
         let wanted = self.guest_rights();
         let (mut at, mut rest) = (address, bytes.len() as u64);
@@ -145,6 +148,7 @@ impl Instance {
         bytes: &[u8],
         wanted: Attrs,
     ) -> Result<(), ReachError> {
+        check_end(address, bytes.len() as u64)?;
         let (mut at, mut rest) = (address, bytes);
         while !rest.is_empty() {
             let run = self.run_at(paging, at, rest.len() as u64, wanted)?;
@@ -178,10 +182,15 @@ impl Instance {
                     len_bytes: len_bytes.min(memory.len_bytes() - offset),
                 })
             }
-            Ok(Some(mapping)) if mapping.effective.contains(wanted) => Ok(Run {
-                gpa: Some(mapping.gpa),
-                len_bytes: left_in(mapping.size.bytes()),
-            }),
+            Ok(Some(mapping)) if mapping.effective.contains(wanted) => {
+                // A large page may reach past the end of the memory.
+                let (memory, offset) = self.locate(at, mapping.gpa)?;
+                let left_in_memory = memory.len_bytes() - offset;
+                Ok(Run {
+                    gpa: Some(mapping.gpa),
+                    len_bytes: left_in(mapping.size.bytes()).min(left_in_memory),
+                })
+            }
             Err(TranslateError::NotMapped { .. })
                 if !wanted.contains(Attrs::WRITE) && self.is_zero_on_demand(gva) =>
             {
@@ -198,6 +207,11 @@ impl Instance {
         }
     }
 
+    /// Bytes of all memory that the guest has.
+    pub(crate) fn memory_len_bytes(&self) -> u64 {
+        self.memory.image.len_bytes() + self.memory.scratch.len_bytes()
+    }
+
     fn locate(&self, address: u64, gpa: Gpa) -> Result<(&HostMemory, u64), ReachError> {
         self.memory
             .locate(gpa)
@@ -212,12 +226,17 @@ impl Instance {
         }
     }
 
-    /// Checks that a user guest has an area which holds the whole range. A kernel has no such thing.
+    /// Checks that a user guest has an area which holds the whole range. A kernel has no such thing, but it has no more memory than it
+    /// has: a longer range shows some page twice.
     fn check_area(&self, address: u64, len_bytes: u64, rights: Attrs) -> Result<(), ReachError> {
-        let Ok(space) = self.base.user_space() else {
-            return Ok(());
-        };
         let outside = || ReachError::OutsideAreas { address, len_bytes };
+        let Ok(space) = self.base.user_space() else {
+            return if len_bytes > self.memory_len_bytes() {
+                Err(outside())
+            } else {
+                Ok(())
+            };
+        };
         let last = address
             .checked_add(len_bytes.saturating_sub(1))
             .ok_or_else(outside)?;
@@ -283,6 +302,14 @@ impl Instance {
                 CowState::Kernel(_) => {}
             }
         }
+    }
+}
+
+/// Checks that a range ends below the end of the address space, so that no address in it wraps around.
+fn check_end(address: u64, len_bytes: u64) -> Result<(), ReachError> {
+    match address.checked_add(len_bytes) {
+        Some(_) => Ok(()),
+        None => Err(ReachError::OutsideAreas { address, len_bytes }),
     }
 }
 

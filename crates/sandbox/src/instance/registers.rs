@@ -94,7 +94,8 @@ impl Instance {
         live.special.cr3 ^= CR3_PWT;
         vm.set_state(StateGroup::Special, &live)?;
         self.state.special.cr3 = live.special.cr3;
-        Ok(())
+        // A restore that follows at once stages yet another value: this one must have reached the vCPU before.
+        vm.settle()
     }
 
     /// The state of the vCPU of a guest that waits: what it can have changed is read, the rest is known.

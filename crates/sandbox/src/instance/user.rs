@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vellum_layout::GpaRange;
 
-use super::host_side::Restored;
+use super::host_side::{Reload, Restored};
 use super::{CowState, Instance};
 use crate::error::Failure;
 use crate::machine::{self, ResumePage, SharedTables, monitor};
@@ -54,9 +54,16 @@ impl Instance {
     /// Undoes what ring 3 and its monitor wrote, after a clean exit.
     pub(super) fn restore_user(&mut self) -> Result<Restored, Failure> {
         let geometry = self.geometry.clone();
+        let reload = if self.can_load(&self.base) {
+            Reload::Possible
+        } else {
+            Reload::NoRoom
+        };
         let vm = self.vm.0.as_mut();
         let restored = match &mut self.cow {
-            CowState::Host(host) => host.restore(vm, &self.memory, &geometry, &self.base)?,
+            CowState::Host(host) => {
+                host.restore(vm, &self.memory, &geometry, &self.base, reload)?
+            }
             CowState::Guest(guest) => {
                 let contents = contents(&geometry, &self.base)?;
                 guest.restore(vm, &self.memory, geometry.user()?, &contents)?;

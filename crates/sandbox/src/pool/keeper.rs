@@ -65,7 +65,7 @@ fn refill(shared: &Shared) {
 }
 
 fn heal(shared: &Shared, mut sandbox: Sandbox) {
-    match sandbox.restore(&shared.snapshot) {
+    match shared.renew(&mut sandbox) {
         Ok(()) => {
             shared.counters.healed.add();
             shared.park(sandbox);

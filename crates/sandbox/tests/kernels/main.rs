@@ -11,6 +11,7 @@ mod failures;
 mod faults;
 mod hostile_tables;
 mod images;
+mod limits;
 mod own_paging;
 mod roots;
 mod side_by_side;

@@ -135,3 +135,20 @@ fn a_reserved_range_is_there_to_be_covered() {
         assert_eq!(word(&mut sandbox, at + 16 * MIB - 8), 0);
     });
 }
+
+#[test]
+fn the_debugger_does_not_reach_mappings() {
+    with_each_guest(|lab| {
+        let mut sandbox = lab.sandbox();
+        sandbox
+            .map(AT, &region("m", PAGE).writable())
+            .expect("mapped");
+        let at = lab.locate(&mut sandbox, "m");
+        let mut bytes = [0; 4];
+        let error = refused("reading", sandbox.read_memory(at, &mut bytes));
+        assert_eq!(error.kind(), ErrorKind::GuestMemory, "{error:?}");
+        let error = refused("writing", sandbox.write_memory(at, &bytes));
+        assert_eq!(error.kind(), ErrorKind::GuestMemory, "{error:?}");
+        assert_eq!(word(&mut sandbox, at), 0);
+    });
+}

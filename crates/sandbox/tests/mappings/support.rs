@@ -135,7 +135,7 @@ fn report(guest: Guest, cow: CowMode, outcome: &str) {
         .open(path)
         .expect("the report file can be opened");
     // One write, so that lines of parallel tests do not mix.
-    let line = format!("engine=kvm cow={cow} suite=mappings-{guest} {outcome}\n");
+    let line = format!("engine=kvm cow={cow} suite=map-{guest} {outcome}\n");
     file.write_all(line.as_bytes())
         .expect("the report file can be written");
 }
@@ -215,7 +215,7 @@ pub(crate) fn mapping_count(sandbox: &mut Sandbox) -> u64 {
 /// The 32-bit word at an address. (Guests of 64 bits read more.)
 pub(crate) fn read(sandbox: &mut Sandbox, address: u64) -> Result<u32, Error> {
     let word: u64 = sandbox.call("read_address", (address,))?;
-    Ok((word & u64::from(u32::MAX)) as u32)
+    Ok(u32::try_from(word & u64::from(u32::MAX)).expect("masked"))
 }
 
 pub(crate) fn word(sandbox: &mut Sandbox, address: u64) -> u32 {

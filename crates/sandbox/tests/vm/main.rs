@@ -10,6 +10,7 @@ mod bad_requests;
 mod cancellation;
 mod checkpoints;
 mod debugger;
+mod fork;
 mod host_functions;
 mod large_values;
 mod logging;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use vellum_sandbox::{CowMode, ErrorKind, Pool, PoolMetrics, Snapshot};
+use vellum_sandbox::{CowMode, ErrorKind, Gpa, Mapping, Pool, PoolMetrics, SharedMemory, Snapshot};
 
 use super::support::{Lab, add_to_counter, counter, host, in_each_mode, in_mode, refused};
 
@@ -139,6 +139,66 @@ fn a_sandbox_that_was_restored_to_something_else_comes_back_right() {
         let _own = sandbox.snapshot().expect("taken");
         drop(sandbox);
         assert_eq!(counter(&mut pool.take().expect("restored")), 10);
+    });
+}
+
+#[test]
+fn nothing_of_one_user_reaches_the_next() {
+    in_each_mode(|lab| {
+        let pool = pool(lab, 1, 1);
+        let secret = SharedMemory::new(4096).expect("a memory");
+        let mapping = Mapping::region("secret", &secret).expect("a mapping");
+        let mut first = pool.take().expect("ready");
+        first
+            .map(Gpa::literal(0x4000_0000), &mapping)
+            .expect("mapped");
+        first.keep_checkpoints();
+        let _: u64 = first.call("checkpoint", (7_u32,)).expect("called");
+        drop(first);
+        let mut second = pool.take().expect("given back");
+        assert_eq!(second.mappings().count(), 0);
+        assert_eq!(
+            second.call::<_, u64>("mapping_count", ()).expect("called"),
+            0
+        );
+        assert!(second.take_checkpoint().is_none());
+        let _: u64 = second.call("checkpoint", (8_u32,)).expect("called");
+        assert!(
+            second.take_checkpoint().is_none(),
+            "nobody asked to keep it"
+        );
+    });
+}
+
+#[test]
+fn a_sandbox_that_was_exchanged_for_another_is_not_given_to_anybody() {
+    in_each_mode(|lab| {
+        let pool = pool(lab, 1, 2);
+        let mut own = lab.sandbox();
+        let mut taken = pool.take().expect("ready");
+        std::mem::swap(&mut *taken, &mut own);
+        drop(taken);
+        let metrics = wait_for(&pool, |metrics| metrics.lost == 1 && metrics.parked == 1);
+        assert_eq!(metrics.made, 2);
+    });
+}
+
+#[test]
+fn an_unused_sandbox_of_a_suspended_snapshot_comes_back_at_once() {
+    in_each_mode(|lab| {
+        let mut sandbox = lab.sandbox();
+        sandbox.keep_checkpoints();
+        let _: u64 = sandbox.call("checkpoint", (1_u32,)).expect("called");
+        let checkpoint = sandbox.take_checkpoint().expect("kept");
+        let pool = Pool::builder(&lab.engine, checkpoint.snapshot(), &host())
+            .ready(1)
+            .max_live(1)
+            .build()
+            .expect("a pool can be made");
+        for _ in 0..5 {
+            drop(pool.take().expect("it came back"));
+        }
+        assert_eq!(pool.metrics().healed, 0);
     });
 }
 

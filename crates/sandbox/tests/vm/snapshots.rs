@@ -414,3 +414,26 @@ fn restores_without_a_call_between_them_put_back_what_was_written_before() {
         }
     });
 }
+
+#[test]
+fn a_sandbox_goes_back_to_a_snapshot_that_is_larger_than_its_image_slot() {
+    in_each_mode(|lab| {
+        for first in [2000_u64, 3000] {
+            let mut sandbox = lab
+                .builder()
+                .heap_len_bytes(64 << 20)
+                .build(&lab.engine)
+                .expect("a sandbox can be built");
+            let _: u64 = sandbox.call("touch_pages", (first,)).expect("called");
+            add_to_counter(&mut sandbox, 5);
+            let snapshot = sandbox.snapshot().expect("taken");
+            for _ in 0..2 {
+                // More than are put back one by one.
+                let _: u64 = sandbox.call("touch_pages", (6000_u64,)).expect("called");
+                add_to_counter(&mut sandbox, 5);
+                sandbox.restore(&snapshot).expect("restored");
+                assert_eq!(counter(&mut sandbox), 5, "{first} pages");
+            }
+        }
+    });
+}

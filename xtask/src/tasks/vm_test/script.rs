@@ -13,6 +13,8 @@ pub(super) const MODULES: &str = "/modules";
 const SCRATCH: &str = "/scratch";
 /// Where the tests report their engines.
 const ENGINES: &str = "/engines";
+/// What the current step writes to standard error.
+const ERRORS: &str = "/errors";
 /// The module that makes `/dev/kvm`.
 pub(super) const KVM_MODULE: &str = "kvm_amd";
 
@@ -37,7 +39,8 @@ ulimit -c 0
 /// Writes the script.
 ///
 /// Two test threads, so that a line about a test is written at once when the test ends: with one, what a test's child process
-/// prints would come into the middle of the line.
+/// prints would come into the middle of the line. For the same reason standard error is kept apart until the step ends: the harness
+/// writes a line piece by piece.
 pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
     let mut script = String::from(SETUP);
     let mut line = |text: &str| {
@@ -72,9 +75,11 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
                 "echo; echo '{MARK} list {index}'; {command} --list"
             ));
         }
-        line(&format!("echo; echo '{MARK} start {index}'; {command}"));
         line(&format!(
-            "status=$?; echo; echo \"{MARK} end {index} $status\""
+            "echo; echo '{MARK} start {index}'; {command} 2>{ERRORS}"
+        ));
+        line(&format!(
+            "status=$?; cat {ERRORS}; echo; echo \"{MARK} end {index} $status\""
         ));
     }
     line(&format!(
@@ -115,7 +120,8 @@ mod tests {
             "insmod /modules/kvm.ko",
             "insmod /modules/kvm_amd.ko npt=0",
             "list 0'; '/tests/backend/kvm' --test-threads=2 'loop' --list",
-            "start 0'; '/tests/backend/kvm' --test-threads=2 'loop'",
+            "start 0'; '/tests/backend/kvm' --test-threads=2 'loop' 2>/errors",
+            "status=$?; cat /errors",
             "end 0 $status",
             "done'",
             "poweroff",

@@ -155,6 +155,14 @@ fn every_exit_that_ends_a_call_has_its_failure() {
             memory(false),
             "Write access to absent guest-physical memory at 0x12345000",
         ),
+        (
+            Exit::MemoryLost { gpa: Some(0x5000) },
+            "behind guest-physical memory at 0x5000",
+        ),
+        (
+            Exit::MemoryLost { gpa: None },
+            "behind guest-physical memory",
+        ),
         (Exit::TripleFault, "triple fault"),
         (
             Exit::InvalidState {
