@@ -3,8 +3,9 @@
 //! `cargo run -p vellum-backend --example flat_guest`
 
 use vellum_backend::cpuid::CpuProfile;
-use vellum_backend::kvm::{Kvm, Tracking, VmConfig};
+use vellum_backend::kvm::Kvm;
 use vellum_backend::{Exit, HostMemory, Protection, Vm, boot};
+use vellum_backend::{Tracking, VmConfig};
 use vellum_layout::{Gpa, GpaRange};
 
 /// Adds EBX to EAX, sends the sum to port 0x10 and halts.
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let memory = HostMemory::zeroed(0x1_0000)?;
     memory.write(0x1000, &PROGRAM)?;
     let model = kvm.cpu_model(CpuProfile::Best)?;
-    let mut vm = kvm.create_vm(&VmConfig::new(&model, Tracking::None)?)?;
+    let mut vm = kvm.create_vm(&VmConfig::new(model, Tracking::None))?;
     let ram = GpaRange::new(Gpa::new(0)?, memory.len_bytes())?;
     #[expect(unsafe_code, reason = "lends `memory` to the guest")]
     // SAFETY: `memory` was made before `vm`, so it is dropped after it, and nothing borrows its bytes.

@@ -11,7 +11,8 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use vellum_backend::boot;
 use vellum_backend::cpuid::CpuProfile;
 use vellum_backend::flat::{FlatGuest, Flow};
-use vellum_backend::kvm::{Irqchip, Kvm, Tracking, VmConfig};
+use vellum_backend::kvm::Kvm;
+use vellum_backend::{Irqchip, Tracking, VmConfig};
 use vellum_layout::{Gpa, GpaRange};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -32,9 +33,9 @@ fn main() -> Result<()> {
         None => small_kernel(),
     };
     let kvm = Kvm::open()?;
-    let config = VmConfig::new(&kvm.cpu_model(CpuProfile::Best)?, Tracking::None)?
-        .with_irqchip(Irqchip::None);
-    let mut guest = FlatGuest::new(kvm.create_vm(&config)?);
+    let config =
+        VmConfig::new(kvm.cpu_model(CpuProfile::Best)?, Tracking::None).with_irqchip(Irqchip::None);
+    let mut guest = FlatGuest::new(Box::new(kvm.create_vm(&config)?));
     guest.add_ram(GpaRange::new(Gpa::new(0)?, RAM_LEN_BYTES)?)?;
     guest.on_output(DEBUG_PORT, |_, data| {
         // A byte that cannot be printed is lost; the guest goes on.

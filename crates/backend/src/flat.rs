@@ -78,9 +78,9 @@ pub enum FlatError {
 
 impl FlatGuest {
     /// A guest without memory and ports.
-    pub fn new(vm: impl Vm + 'static) -> Self {
+    pub fn new(vm: Box<dyn Vm>) -> Self {
         Self {
-            vm: Box::new(vm),
+            vm,
             memory: Vec::new(),
             outputs: BTreeMap::new(),
             inputs: BTreeMap::new(),

@@ -1,9 +1,9 @@
 //! Hypervisor backends of Vellum behind one trait.
 //!
 //! A [`Vm`] is one micro-VM: guest-physical memory, one vCPU, exits. The trait speaks the vocabulary of virtual
-//! machines (guest-physical ranges, state groups, exits, interruption) and leaks no ioctl type. [`kvm::Kvm`] implements it on
-//! Linux KVM, whatever kind of KVM it is: [`Capabilities`] says what was *probed* (nested or shadow MMU, native or emulated
-//! ring 0), and the layers above choose by it.
+//! machines (guest-physical ranges, state groups, exits, interruption) and leaks no ioctl type. A [`Hypervisor`] makes them;
+//! [`kvm::Kvm`] is one, on Linux KVM, whatever kind of KVM it is: [`Capabilities`] says what was *probed* (nested or shadow MMU,
+//! native or emulated ring 0), and the layers above choose by it.
 //!
 //! The crate is useful alone: give a [`Vm`] some memory, a [boot state](boot) and run it. `examples/flat_guest.rs` boots a
 //! few bytes of 32-bit code this way.
@@ -22,6 +22,7 @@ pub mod boot;
 pub mod cpuid;
 pub mod flat;
 pub mod hyperv;
+mod hypervisor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod memory;
@@ -29,6 +30,7 @@ pub mod msr;
 pub mod state;
 mod vm;
 
+pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
 pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SharedMemory};
 pub use state::{StateGroup, VcpuState};
 pub use vm::{

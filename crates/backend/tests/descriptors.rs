@@ -9,8 +9,9 @@ use std::os::fd::AsRawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vellum_backend::cpuid::CpuProfile;
-use vellum_backend::kvm::{Kvm, Tracking, VmConfig};
+use vellum_backend::kvm::Kvm;
 use vellum_backend::{Exit, Protection, VmError};
+use vellum_backend::{Tracking, VmConfig};
 
 use support::{flat_state, guest, kvm};
 
@@ -45,7 +46,7 @@ fn every_descriptor_is_closed_also_when_a_vm_cannot_be_made() {
 /// What is refused while fewer descriptors may be opened than a VM needs.
 fn refusals(kvm: &Kvm) -> Vec<VmError> {
     let model = kvm.cpu_model(CpuProfile::V1).expect("a model");
-    let config = VmConfig::new(&model, Tracking::FirstWrites).expect("a config");
+    let config = VmConfig::new(model, Tracking::FirstWrites);
     let limit = getrlimit(Resource::Nofile);
     // The limit is on the numbers of descriptors, and the kernel hands out the lowest free one.
     let lowest_free = File::open("/dev/null").expect("Linux has it").as_raw_fd();

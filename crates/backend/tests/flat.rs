@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use vellum_backend::cpuid::CpuProfile;
 use vellum_backend::flat::{End, FlatError, FlatGuest, Flow};
-use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip, Kvm, Tracking, VmConfig};
+use vellum_backend::kvm::Kvm;
 use vellum_backend::{Exit, IoWidth, VcpuState, VmError, boot};
+use vellum_backend::{IRQCHIP_HOLES, Irqchip, Tracking, VmConfig};
 use vellum_layout::{Gpa, GpaRange};
 
 const RAM_LEN_BYTES: u64 = 0x10_0000;
 
 fn guest(kvm: &Kvm, irqchip: Irqchip) -> FlatGuest {
     let model = kvm.cpu_model(CpuProfile::Best).expect("a model");
-    let config = VmConfig::new(&model, Tracking::None)
-        .expect("a config")
-        .with_irqchip(irqchip);
-    let mut guest = FlatGuest::new(kvm.create_vm(&config).expect("a vm"));
+    let config = VmConfig::new(model, Tracking::None).with_irqchip(irqchip);
+    let mut guest = FlatGuest::new(Box::new(kvm.create_vm(&config).expect("a vm")));
     guest.add_ram(range(0, RAM_LEN_BYTES)).expect("memory");
     guest
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vellum_backend::kvm::Irqchip;
+use vellum_backend::Irqchip;
 use vellum_layout::{Gpa, GpaRange, Reserved};
 
 use crate::call::CallOptions;

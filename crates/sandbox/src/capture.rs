@@ -4,9 +4,9 @@ mod spans;
 
 use std::sync::{Arc, OnceLock};
 
+use vellum_backend::Irqchip;
 use vellum_backend::VmError;
 use vellum_backend::hyperv::validate_for_hyperv;
-use vellum_backend::kvm::Irqchip;
 use vellum_backend::memory::OutOfBounds;
 use vellum_layout::PAGE_SIZE;
 

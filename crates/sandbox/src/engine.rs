@@ -1,15 +1,19 @@
 //! The engine: the chosen hypervisor, the CPU profile, and what they imply.
 
+mod kind;
+
 use std::fmt;
 use std::sync::Arc;
 
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::kvm::{Irqchip, Kvm, Tracking, VmConfig};
-use vellum_backend::{Capabilities, Mmu, RingZero, Vm};
+use vellum_backend::{Capabilities, Hypervisor, Irqchip, Mmu, RingZero, Tracking, Vm, VmConfig};
 use vellum_layout::{GuestKind, Translation};
 
 use crate::error::{Error, Failure};
 use crate::memory::{Geometry, Parts};
+
+pub use kind::EngineKind;
+pub(crate) use kind::NoEngine;
 
 /// A hypervisor that is ready to make sandboxes. Cheap to clone; one per process is enough.
 ///
@@ -25,8 +29,8 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Inner {
-    kvm: Kvm,
-    model: CpuModel,
+    hypervisor: Arc<dyn Hypervisor>,
+    model: Arc<CpuModel>,
     cow: CowMode,
     /// For user guests whose monitor copies pages.
     untracked: VmConfig,
@@ -71,10 +75,23 @@ impl CowMode {
 }
 
 /// Choices to be made before an [`Engine`] exists.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineBuilder {
     profile: CpuProfile,
     cow: Option<CowMode>,
+    choice: Choice,
+}
+
+/// Which hypervisor to use.
+#[derive(Clone, Debug, Default)]
+enum Choice {
+    /// The first of [`EngineKind::ALL`] that works here.
+    #[default]
+    First,
+    /// One of them and no other.
+    Kind(EngineKind),
+    /// One that the caller opened.
+    Open(Arc<dyn Hypervisor>),
 }
 
 impl EngineBuilder {
@@ -92,28 +109,49 @@ impl EngineBuilder {
         self
     }
 
+    /// This hypervisor or none, instead of the first that works.
+    #[must_use]
+    pub fn kind(mut self, kind: EngineKind) -> Self {
+        self.choice = Choice::Kind(kind);
+        self
+    }
+
+    /// A hypervisor that the caller opened, perhaps one of its own.
+    #[must_use]
+    pub fn hypervisor(mut self, hypervisor: Arc<dyn Hypervisor>) -> Self {
+        self.choice = Choice::Open(hypervisor);
+        self
+    }
+
     /// Opens and probes the hypervisor, by running a guest of a few instructions: about a millisecond.
     ///
     /// # Errors
-    /// [`ErrorKind::NoHypervisor`](crate::ErrorKind::NoHypervisor), which says what is missing and what to do.
+    /// [`ErrorKind::NoHypervisor`](crate::ErrorKind::NoHypervisor), which says what was tried, what is missing and what to do.
     pub fn build(self) -> Result<Engine, Error> {
-        let kvm = Kvm::open().map_err(Failure::NoHypervisor)?;
-        let model = kvm.cpu_model(self.profile).map_err(Failure::Hypervisor)?;
-        let cow = self
-            .cow
-            .unwrap_or_else(|| CowMode::suited_to(kvm.capabilities()));
-        let config = |tracking| VmConfig::new(&model, tracking).map_err(Failure::Hypervisor);
-        let kernel_tracking = match (kvm.capabilities().ring_zero, kvm.capabilities().mmu) {
+        let hypervisor = match self.choice {
+            Choice::First => kind::open_first(&EngineKind::ALL),
+            Choice::Kind(kind) => kind::open_first(&[kind]),
+            Choice::Open(hypervisor) => Ok(hypervisor),
+        }
+        .map_err(Failure::NoHypervisor)?;
+        let capabilities = hypervisor.capabilities();
+        let model = hypervisor
+            .cpu_model(self.profile)
+            .map_err(Failure::Hypervisor)?;
+        let model = Arc::new(model);
+        let cow = self.cow.unwrap_or_else(|| CowMode::suited_to(capabilities));
+        let config = |tracking| VmConfig::new(model.clone(), tracking);
+        let kernel_tracking = match (capabilities.ring_zero, capabilities.mmu) {
             (RingZero::Native, Mmu::Nested) => Tracking::FirstWrites,
             // The ring has no room for emulated stores: all of an emulated ring 0, those to page tables that are shadowed.
             (RingZero::Emulated, _) | (_, Mmu::Shadow) => Tracking::Bitmap,
         };
         Ok(Engine {
             inner: Arc::new(Inner {
-                untracked: config(Tracking::None)?,
-                tracked: config(Tracking::FirstWrites)?,
-                kernel: config(kernel_tracking)?,
-                kvm,
+                untracked: config(Tracking::None),
+                tracked: config(Tracking::FirstWrites),
+                kernel: config(kernel_tracking),
+                hypervisor,
                 model,
                 cow,
             }),
@@ -145,9 +183,14 @@ impl Engine {
         self.inner.model.profile
     }
 
+    /// The hypervisor's name, such as `kvm`.
+    pub fn name(&self) -> &'static str {
+        self.inner.hypervisor.name()
+    }
+
     /// What the hypervisor can do.
     pub fn capabilities(&self) -> &Capabilities {
-        self.inner.kvm.capabilities()
+        self.inner.hypervisor.capabilities()
     }
 
     pub(crate) fn model(&self) -> &CpuModel {
@@ -179,12 +222,10 @@ impl Engine {
             (Parts::User(_), CowMode::HostSide) => &self.inner.tracked,
             (Parts::Kernel(_), _) => &self.inner.kernel,
         };
-        let vm = self
-            .inner
-            .kvm
+        self.inner
+            .hypervisor
             .create_vm(&config.clone().with_irqchip(irqchip))
-            .map_err(Failure::Hypervisor)?;
-        Ok(Box::new(vm))
+            .map_err(Failure::Hypervisor)
     }
 }
 
@@ -199,10 +240,11 @@ impl fmt::Display for Engine {
             RingZero::Native => "native ring 0",
             RingZero::Emulated => "emulated ring 0",
         };
+        let name = self.name();
         let (cow, profile) = (self.cow_mode(), self.cpu_profile().name());
         write!(
             f,
-            "kvm ({mmu}, {ring_zero}), {cow} copy-on-write, cpu {profile}"
+            "{name} ({mmu}, {ring_zero}), {cow} copy-on-write, cpu {profile}"
         )
     }
 }

@@ -8,10 +8,10 @@ use vellum_abi::function::Signature;
 use vellum_abi::message::{ErrorCode, MessageError};
 use vellum_abi::value::ValueType;
 use vellum_backend::VmError;
-use vellum_backend::kvm::OpenError;
 use vellum_backend::memory::OutOfBounds;
 use vellum_vmem::{RootError, WalkError};
 
+use crate::engine::NoEngine;
 use crate::fault::Fault;
 use crate::image::ImageError;
 use crate::instance::ReachError;
@@ -94,15 +94,15 @@ pub enum ErrorKind {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("no usable hypervisor")]
-    NoHypervisor(#[source] OpenError),
+    NoHypervisor(#[source] NoEngine),
     #[error("hypervisor failed")]
     Hypervisor(#[from] VmError),
     #[error(
-        "this machine's kvm does not run guests with 2-level paging, such as i686 paged ones; use one on vmx or svm hardware"
+        "this machine's hypervisor does not run guests with 2-level paging, such as i686 paged ones; use one on vmx or svm hardware"
     )]
     TwoLevelPaging,
     #[error(
-        "this machine's kvm cannot keep guests from model-specific registers, so guests that bring their own kernel are not run; use linux 5.10 or newer"
+        "this machine's hypervisor cannot keep guests from model-specific registers, so guests that bring their own kernel are not run; use linux 5.10 or newer"
     )]
     MsrFilter,
     #[error("no memory for the sandbox")]

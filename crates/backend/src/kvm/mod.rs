@@ -12,17 +12,16 @@ mod vcpu;
 mod vm;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::Cap;
 
-use vellum_layout::{Gpa, GpaRange, Hole, IO_APIC_PAGE, LOCAL_APIC_PAGE, PAGE_SIZE};
-
 use crate::cpuid::{self, CpuModel, CpuProfile, CpuidLeaf};
-use crate::vm::{Capabilities, Mmu, RingZero, VmError};
+use crate::hypervisor::{Hypervisor, VmConfig};
+use crate::vm::{Capabilities, Mmu, RingZero, Vm, VmError};
 
 pub use vm::KvmVm;
 
@@ -45,6 +44,30 @@ pub struct Kvm {
 struct Inner {
     device: kvm_ioctls::Kvm,
     capabilities: Capabilities,
+    encoded: EncodedModel,
+}
+
+/// The model of the last VM in KVM's own form: the VMs of an engine share one, and it is encoded once.
+#[derive(Debug, Default)]
+struct EncodedModel(Mutex<Option<(Arc<CpuModel>, Arc<CpuId>)>>);
+
+impl EncodedModel {
+    fn of(&self, model: &Arc<CpuModel>) -> Result<Arc<CpuId>, VmError> {
+        // Whoever panicked while it held the lock left a whole value or none.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, cpuid)) = last.as_ref()
+            && Arc::ptr_eq(known, model)
+        {
+            return Ok(cpuid.clone());
+        }
+        let entries: Vec<kvm_cpuid_entry2> = model.leaves.iter().map(leaf_to_kvm).collect();
+        let cpuid = CpuId::from_entries(&entries).map_err(|_| {
+            VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput)
+        })?;
+        let cpuid = Arc::new(cpuid);
+        *last = Some((model.clone(), cpuid.clone()));
+        Ok(cpuid)
+    }
 }
 
 impl Kvm {
@@ -69,6 +92,7 @@ impl Kvm {
             inner: Arc::new(Inner {
                 device,
                 capabilities: asked,
+                encoded: EncodedModel::default(),
             }),
         };
         let capabilities = probe::run(&unprobed).map_err(OpenError::Probe)?;
@@ -79,6 +103,7 @@ impl Kvm {
             inner: Arc::new(Inner {
                 device,
                 capabilities,
+                encoded: EncodedModel::default(),
             }),
         })
     }
@@ -110,74 +135,28 @@ impl Kvm {
     /// # Errors
     /// [`VmError::Hypervisor`]; everything made so far is released.
     pub fn create_vm(&self, config: &VmConfig) -> Result<KvmVm, VmError> {
-        KvmVm::create(&self.inner.device, &self.inner.capabilities, config)
+        let cpuid = self.inner.encoded.of(&config.model)?;
+        KvmVm::create(&self.inner.device, &self.inner.capabilities, &cpuid, config)
     }
 }
 
-/// What all VMs of an engine share.
-#[derive(Clone, Debug)]
-pub struct VmConfig {
-    cpuid: Arc<CpuId>,
-    tracking: Tracking,
-    irqchip: Irqchip,
-}
-
-impl VmConfig {
-    /// A VM whose vCPU shows `model`.
-    ///
-    /// # Errors
-    /// [`VmError::Hypervisor`] when the model has more leaves than KVM takes.
-    pub fn new(model: &CpuModel, tracking: Tracking) -> Result<Self, VmError> {
-        let entries: Vec<kvm_cpuid_entry2> = model.leaves.iter().map(leaf_to_kvm).collect();
-        let cpuid = CpuId::from_entries(&entries).map_err(|_| {
-            VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput)
-        })?;
-        Ok(Self {
-            cpuid: Arc::new(cpuid),
-            tracking,
-            irqchip: Irqchip::None,
-        })
+impl Hypervisor for Kvm {
+    fn name(&self) -> &'static str {
+        "kvm"
     }
 
-    /// The same VM with or without interrupt controllers. The default is none.
-    #[must_use]
-    pub fn with_irqchip(mut self, irqchip: Irqchip) -> Self {
-        self.irqchip = irqchip;
-        self
+    fn capabilities(&self) -> &Capabilities {
+        self.capabilities()
+    }
+
+    fn cpu_model(&self, profile: CpuProfile) -> Result<CpuModel, VmError> {
+        self.cpu_model(profile)
+    }
+
+    fn create_vm(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        Ok(Box::new(self.create_vm(config)?))
     }
 }
-
-/// Whether and how a VM reports which pages of [`crate::Protection::TrackedWrite`] ranges were written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tracking {
-    /// In a ring of shared memory: no system call, and a page is reported once. The ring has no room for code that the hypervisor
-    /// emulates ([`crate::RingZero::Emulated`]), because KVM reports each emulated store again; when it is overrun, running fails.
-    FirstWrites,
-    /// In a bitmap for each range, which costs a system call to read. A page that is written again is reported again.
-    Bitmap,
-    /// Not at all.
-    None,
-}
-
-/// Whether a VM has interrupt controllers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Irqchip {
-    /// None: `hlt` leaves the guest.
-    None,
-    /// Those of KVM: two PICs, an I/O APIC and the local APIC. `hlt` waits inside for an interrupt. The guest's memory must then
-    /// keep clear of [`IRQCHIP_HOLES`].
-    InKernel,
-}
-
-/// What memory must keep clear of when there are interrupt controllers.
-pub const IRQCHIP_HOLES: [Hole; 3] = [LOCAL_APIC_PAGE, IO_APIC_PAGE, KVM_TSS_PAGES];
-
-/// Three pages that KVM takes for itself on Intel processors when it has interrupt controllers, below the firmware's usual place
-/// (Linux `Documentation/virt/kvm/api.rst`, section 4.33).
-pub const KVM_TSS_PAGES: Hole = Hole {
-    name: "kvm tss pages",
-    range: GpaRange::literal(Gpa::literal(0xFFFB_D000), 3 * PAGE_SIZE),
-};
 
 /// Why `/dev/kvm` cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,10 @@ use std::io;
 
 use vellum_layout::{Gpa, GpaRange, Gva};
 
-use super::{Kvm, Tracking, VmConfig};
+use super::Kvm;
 use crate::boot::{self, Amd64Machine, EntryPoint};
 use crate::cpuid::CpuProfile;
+use crate::hypervisor::{Tracking, VmConfig};
 use crate::memory::HostMemory;
 use crate::state::{DescriptorTable, StateGroup, Xcr0};
 use crate::vm::{Capabilities, Exit, Mmu, Protection, RingZero, Vm, VmError};
@@ -57,7 +58,7 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     let model = kvm.cpu_model(CpuProfile::V1)?;
     let memory = guest_memory()
         .map_err(|error| VmError::hypervisor("preparing the probe's memory", error))?;
-    let mut vm = kvm.create_vm(&VmConfig::new(&model, Tracking::None)?)?;
+    let mut vm = kvm.create_vm(&VmConfig::new(model, Tracking::None))?;
     let all = GpaRange::new(Gpa::literal(0), MEMORY_LEN_BYTES).map_err(|_| {
         VmError::hypervisor("preparing the probe's memory", io::ErrorKind::InvalidInput)
     })?;

@@ -120,10 +120,29 @@ fn a_model_with_more_leaves_than_kvm_takes_is_refused() {
         xcr0: crate::state::Xcr0::RESET,
         cr4_features: 0,
     };
-    assert!(VmConfig::new(&of_leaves(KVM_MAX_CPUID_ENTRIES), Tracking::None).is_ok());
-    let result = VmConfig::new(&of_leaves(1 << 24), Tracking::None);
+    let encode = |count| EncodedModel::default().of(&Arc::new(of_leaves(count)));
+    assert!(encode(KVM_MAX_CPUID_ENTRIES).is_ok());
+    let result = encode(1 << 24);
     assert!(
         matches!(result, Err(VmError::Hypervisor { .. })),
         "{result:?}"
     );
+}
+
+#[test]
+fn a_model_is_encoded_once_for_all_vms_that_share_it() {
+    let model = |profile| {
+        Arc::new(CpuModel {
+            profile,
+            leaves: vec![leaf_from_kvm(&kvm_cpuid_entry2::default())],
+            xcr0: crate::state::Xcr0::RESET,
+            cr4_features: 0,
+        })
+    };
+    let (first, second) = (model(CpuProfile::V1), model(CpuProfile::V2));
+    let encoded = EncodedModel::default();
+    let of_first = encoded.of(&first).expect("encoded");
+    assert!(Arc::ptr_eq(&of_first, &encoded.of(&first).expect("known")));
+    let of_second = encoded.of(&second).expect("encoded");
+    assert!(!Arc::ptr_eq(&of_first, &of_second));
 }

@@ -11,8 +11,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
-    kvm_enable_cap, kvm_msr_entry, kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_READONLY, kvm_enable_cap, kvm_msr_entry, kvm_userspace_memory_region, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{
     MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd,
@@ -20,15 +21,14 @@ use kvm_ioctls::{
 use vellum_layout::{Gpa, GpaRange};
 use vmm_sys_util::{errno, ioctl_io_nr};
 
+use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::{Collected, DirtyRing};
 use super::interrupt::KvmInterrupter;
 use super::registers;
 use super::slots::{Slot, Slots};
 use super::vcpu::{Decoded, decode, with_item_count};
-use super::{
-    DIRTY_RING_ENTRY_LEN_BYTES, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig,
-};
 use crate::hyperv::validate_for_hyperv;
+use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
 use crate::memory::{HostMemory, Hva};
 use crate::msr;
 use crate::state::{Msrs, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
@@ -73,6 +73,7 @@ impl KvmVm {
     pub(super) fn create(
         device: &kvm_ioctls::Kvm,
         capabilities: &Capabilities,
+        cpuid: &CpuId,
         config: &VmConfig,
     ) -> Result<Self, VmError> {
         let vm = retry(|| device.create_vm())
@@ -97,7 +98,7 @@ impl KvmVm {
         let vcpu = vm
             .create_vcpu(0)
             .map_err(|error| VmError::hypervisor("KVM_CREATE_VCPU", error))?;
-        vcpu.set_cpuid2(&config.cpuid)
+        vcpu.set_cpuid2(cpuid)
             .map_err(|error| VmError::hypervisor("KVM_SET_CPUID2", error))?;
         let file = borrowed_file(&vcpu);
         let interrupter = KvmInterrupter::new(&file)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use vellum_backend::kvm::Tracking;
+use vellum_backend::Tracking;
 use vellum_backend::{Access, Exit, HostMemory, Protection, StateGroup, Vm, VmError};
 
 use crate::support::{

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::CpuProfile;
-use vellum_backend::kvm::{Kvm, KvmVm, OpenError, Tracking, VmConfig};
+use vellum_backend::kvm::{Kvm, KvmVm, OpenError};
 use vellum_backend::state::{DescriptorTable, Xcr0};
 use vellum_backend::{Exit, HostMemory, IoWidth, Protection, VcpuState, Vm};
+use vellum_backend::{Tracking, VmConfig};
 use vellum_layout::{Gpa, GpaRange, Gva};
 
 /// The environment variable that names the file for lines about what ran.
@@ -102,7 +103,7 @@ pub(crate) fn tracked_guest(
     write_machine(&memory);
     memory.write(CODE, code).expect("in bounds");
     let model = kvm.cpu_model(CpuProfile::Best).expect("a model");
-    let config = VmConfig::new(&model, tracking).expect("a config");
+    let config = VmConfig::new(model, tracking);
     let mut vm = kvm.create_vm(&config).expect("a vm");
     // SAFETY: the memory lives in the same struct and is dropped after the VM; nothing borrows its bytes.
     unsafe { vm.map(range(0, len_bytes), memory.hva(), protection) }.expect("mapped");

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use vellum_backend::kvm::Irqchip;
+use vellum_backend::Irqchip;
 use vellum_layout::{GuestKind, Gva, GvaRange, IO_APIC_PAGE, MemoryPlan};
 use vellum_vmem::Attrs;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vellum_backend::kvm::{IRQCHIP_HOLES, Irqchip};
+use vellum_backend::{IRQCHIP_HOLES, Irqchip};
 use vellum_layout::{GpaRange, Hole, PAGE_SIZE, Reserved};
 
 use super::SpaceError;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::ValueType;
+use vellum_backend::Irqchip;
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::kvm::Irqchip;
 use vellum_backend::state::{VcpuState, cr4};
 use vellum_layout::{Gpa, GpaRange, GuestKind, Gva, GvaRange, MAX_RESERVED, PAGE_SIZE, Reserved};
 use vellum_vmem::Attrs;

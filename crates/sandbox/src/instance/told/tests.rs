@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vellum_abi::peb::Peb;
-use vellum_backend::kvm::Irqchip;
+use vellum_backend::Irqchip;
 use vellum_layout::{Gpa, GuestKind, Gva, GvaRange, PAGE_SIZE, RegionName};
 use vellum_vmem::{Attrs, Format, translate};
 

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use vellum_backend::kvm::Irqchip;
+use vellum_backend::Irqchip;
 use vellum_layout::{
     Gpa, GpaRange, GuestKind, Gva, GvaRange, IO_APIC_PAGE, LOCAL_APIC_PAGE, PAGE_SIZE, PlanError,
     Reserved,
