@@ -9,7 +9,6 @@ use vellum_abi::message::{ErrorCode, MessageError};
 use vellum_abi::value::ValueType;
 use vellum_backend::VmError;
 use vellum_backend::memory::OutOfBounds;
-use vellum_vmem::{RootError, WalkError};
 
 use crate::engine::NoEngine;
 use crate::fault::Fault;
@@ -121,10 +120,6 @@ pub(crate) enum Failure {
     Space(#[from] SpaceError),
     #[error("page tables could not be built")]
     Tables(#[from] BuildError),
-    #[error("guest page tables could not be walked")]
-    Root(#[source] RootError),
-    #[error("guest page tables could not be walked")]
-    Walk(#[source] WalkError),
     #[error("guest needs host function {name}{wanted}, which was not registered")]
     MissingHostFunction { name: String, wanted: Signature },
     #[error("guest needs host function {name}{wanted}, but {name}{given} was registered")]
@@ -237,12 +232,9 @@ impl Failure {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NoHypervisor(_) => ErrorKind::NoHypervisor,
-            Self::Hypervisor(_)
-            | Self::Memory(_)
-            | Self::OutOfBounds(_)
-            | Self::Tables(_)
-            | Self::Root(_)
-            | Self::Walk(_) => ErrorKind::Hypervisor,
+            Self::Hypervisor(_) | Self::Memory(_) | Self::OutOfBounds(_) | Self::Tables(_) => {
+                ErrorKind::Hypervisor
+            }
             Self::TwoLevelPaging | Self::MsrFilter => ErrorKind::Unsupported,
             Self::Image(_) => ErrorKind::InvalidImage,
             Self::ReadImage { .. } => ErrorKind::Io,

@@ -17,7 +17,7 @@ use crate::error::{Error, Failure};
 use crate::guest_fn::GuestFn;
 use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
-use crate::instance::{Instance, Leaving};
+use crate::instance::{Instance, Leaving, Restored};
 use crate::logging::LogSink;
 use crate::mapping::{Mapping, MappingInfo};
 use crate::snapshot::{Snapshot, SnapshotData, Suspension};
@@ -410,10 +410,11 @@ impl Sandbox {
         }
         self.health = Health::Dead;
         self.instance.reset_mappings()?;
-        if in_place {
-            self.instance.restore()?;
-        } else {
+        if !in_place {
             self.load(&snapshot.data, leaving)?;
+        } else if self.instance.restore()? == Restored::NotYet {
+            // One reason to give up half-way is a guest that has broken its monitor.
+            self.load(&snapshot.data, Leaving::Uncleanly)?;
         }
         self.health = Health::of(&snapshot.data);
         Ok(())

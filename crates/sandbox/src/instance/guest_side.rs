@@ -1,34 +1,75 @@
-//! Guest-side copy-on-write: the monitor copies pages into scratch frames and logs which page-table entry it changed.
+//! Guest-side copy-on-write: the monitor copies pages into scratch frames and logs the address that each one was for.
+//!
+//! A frame stays with its page through restores: what the guest has written to it is written over with the content that it goes back
+//! to, and the next run writes there without a fault. The processor's own dirty flags say which pages that takes. Only when there are
+//! very many, or where scratch is too small to keep them, are the frames taken back.
+
+mod frames;
+
+use std::sync::Arc;
 
 use vellum_backend::Vm;
 use vellum_layout::{
     Gpa, GpaRange, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET,
 };
-use vellum_vmem::{Budget, Format, Walker};
 
 use super::ChangedPage;
-use super::dirty::DirtySet;
+use super::dirty::{DirtySet, MAX_REMEMBERED_PAGES};
+use super::host_side::{Reload, Restored};
+use super::shown::Shown;
 use crate::error::Failure;
 use crate::machine::monitor::{DemandZero, MAX_AREAS, MonitorData};
+use crate::machine::pristine_entry;
 use crate::memory::{
-    Area, Backing, Contents, Geometry, GuestMemory, SpaceError, TableAccess, UserParts, UserSpace,
+    Area, Backing, Contents, Geometry, GuestMemory, SpaceError, UserParts, UserSpace,
 };
+use crate::snapshot::SnapshotData;
 
-/// What the host keeps to undo the monitor's edits.
+use frames::{DIRTY, Frame, Page, USED, find, handed_out, logged};
+
+/// Pages that are copied back without a look at whether this run wrote them, until their dirty flags are cleared the next time.
+///
+/// A cleared flag takes effect when the processor forgets its translations, which costs about as much as copying this many pages.
+const COPIES_PER_SWEEP: usize = 64;
+
+/// What the host keeps to undo the guest's writes.
 #[derive(Debug)]
 pub(super) struct GuestSide {
-    /// The tables as they were built.
-    pristine: Vec<u64>,
+    /// The frames that were handed out, in order.
+    kept: Vec<Frame>,
+    /// All frames that the monitor can hand out.
+    frames: GpaRange,
     /// Pages of the image that the host itself wrote to, by index. The guest cannot write there.
     written: DirtySet,
+    pub(super) shown: Shown,
+    copies_since_sweep: usize,
+}
+
+/// What the host knows when it undoes what a guest did.
+#[derive(Clone, Copy)]
+pub(super) struct Undo<'a> {
+    pub(super) memory: &'a GuestMemory,
+    pub(super) geometry: &'a Geometry,
+    pub(super) base: &'a SnapshotData,
+}
+
+/// What the processor has to do before the guest runs again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Translations {
+    Valid,
+    /// It must forget them: entries have changed.
+    Stale,
 }
 
 impl GuestSide {
-    pub(super) fn new(geometry: &Geometry) -> Self {
-        Self {
-            pristine: Vec::new(),
+    pub(super) fn new(geometry: &Geometry) -> Result<Self, Failure> {
+        Ok(Self {
+            kept: Vec::new(),
+            frames: geometry.user()?.free_frames()?,
             written: DirtySet::new(geometry.plan.image().pages()),
-        }
+            shown: Shown::default(),
+            copies_since_sweep: 0,
+        })
     }
 
     /// The host itself wrote to the page at an offset of the image.
@@ -36,13 +77,24 @@ impl GuestSide {
         self.written.insert(offset / PAGE_SIZE);
     }
 
-    /// Gives the monitor its data and remembers the tables.
+    /// The host itself wrote to a frame that may be one of those.
+    pub(super) fn mark_frame(&self, memory: &GuestMemory, gpa: Gpa) -> Result<(), Failure> {
+        let number = self.frames.offset_of(gpa).map(|offset| offset / PAGE_SIZE);
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        // One that was not looked up yet has its flag from the monitor.
+        if let Some(Frame::Page(page)) = number.and_then(|number| self.kept.get(number)) {
+            let offset = memory.scratch_offset_of(page.link.at)?;
+            memory.scratch.write_u64(offset, page.leaf)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the monitor its data, where the tables have just been made.
     pub(super) fn start(
         &mut self,
         memory: &GuestMemory,
         user: &UserParts,
         space: &UserSpace,
-        tables_used: u64,
     ) -> Result<(), Failure> {
         let areas = space
             .areas()
@@ -53,7 +105,7 @@ impl GuestSide {
             return Err(Failure::Space(SpaceError::Overflow));
         }
         let data = MonitorData {
-            frames: user.free_frames()?,
+            frames: self.frames,
             log: user.frame_log()?.start(),
             areas,
         };
@@ -61,19 +113,12 @@ impl GuestSide {
         for (offset, word) in (top - MONITOR_DATA_OFFSET..).step_by(8).zip(data.words()) {
             memory.scratch.write_u64(offset, word)?;
         }
-        self.remember_tables(memory, user, tables_used)?;
-        set_allocator(memory, data.frames.start())
+        self.kept.clear();
+        self.copies_since_sweep = 0;
+        self.set_allocator(memory)
     }
 
-    /// The host itself changed the entry at this offset from the start of the tables.
-    pub(super) fn note_entry(&mut self, offset: u64, entry: u64) {
-        let index = usize::try_from(offset / 8);
-        if let Some(known) = index.ok().and_then(|index| self.pristine.get_mut(index)) {
-            *known = entry;
-        }
-    }
-
-    /// Drops what the host wrote, because other layers are about to be mapped.
+    /// Drops what the host wrote and the frames hold, because other layers and tables are about to be mapped.
     pub(super) fn forget(&mut self, memory: &GuestMemory) -> Result<(), Failure> {
         for page in self.written.iter() {
             let offset = page * PAGE_SIZE;
@@ -83,70 +128,227 @@ impl GuestSide {
                 .map_err(Failure::Memory)?;
         }
         self.written.clear();
-        Ok(())
+        self.shown.reset();
+        self.return_memory(memory)
     }
 
-    fn remember_tables(
-        &mut self,
-        memory: &GuestMemory,
-        user: &UserParts,
-        used: u64,
-    ) -> Result<(), Failure> {
-        let start = memory.scratch_offset(user.tables);
-        self.pristine.clear();
-        for offset in (start..start + used * PAGE_SIZE).step_by(8) {
-            self.pristine.push(memory.scratch.read_u64(offset)?);
+    /// Gives the memory of frames back to the system where there is much of it. The monitor fills a frame when it hands it out.
+    fn return_memory(&self, memory: &GuestMemory) -> Result<(), Failure> {
+        let used = self.handed_out(memory)?;
+        if used <= MAX_REMEMBERED_PAGES as u64 {
+            return Ok(());
         }
-        Ok(())
+        let start = memory.scratch_offset(self.frames);
+        memory
+            .scratch
+            .discard(start..start + used * PAGE_SIZE)
+            .map_err(Failure::Memory)
     }
 
-    /// Undoes the monitor's edits, after a clean exit.
+    /// Puts back the content of every page that was written, after a clean exit.
     ///
-    /// The log lies in the guest, out of ring 3's reach. Each entry is read once, and names a place, never a value: what is
-    /// written back comes from the host's own copy.
+    /// Log and tables lie in the guest, out of ring 3's reach. Each entry is read once, and what is written back comes from the
+    /// host's own copy.
     pub(super) fn restore(
         &mut self,
         vm: &mut dyn Vm,
-        memory: &GuestMemory,
-        user: &UserParts,
-        contents: &Contents<'_>,
-    ) -> Result<(), Failure> {
+        undo: Undo<'_>,
+        reload: Reload,
+    ) -> Result<(Restored, Translations), Failure> {
+        if self.find_new(undo)?.is_none() {
+            return Ok((Restored::NotYet, Translations::Stale));
+        }
+        let Undo {
+            memory, geometry, ..
+        } = undo;
+        let contents = self.shown.contents(geometry, undo.base)?;
         for page in self.written.iter() {
             contents
                 .pristine(page)
                 .put(&memory.image, page * PAGE_SIZE)?;
         }
-        let frames = user.free_frames()?;
-        let used = allocated_frames(memory, frames)?;
-        let Some(used_frames) = frames.part(0, used * PAGE_SIZE) else {
-            return Ok(());
-        };
-        let log = memory.scratch_offset(user.frame_log()?);
-        for offset in (log..log + used * 8).step_by(8) {
-            let entry = memory.scratch.read_u64(offset)?;
-            // An entry of a table that was itself allocated since then vanishes with that table.
-            let at = Gpa::new(entry)
-                .ok()
-                .and_then(|entry| user.tables.offset_of(entry));
-            if let Some(at) = at {
-                self.put_back(memory, user, at / 8)?;
+        let keeps = geometry.user()?.has_frames_for_all;
+        let too_many = self.kept.len() > MAX_REMEMBERED_PAGES;
+        match (self.shown.is_older(), reload) {
+            (false, _) if too_many || !keeps => {
+                self.take_back(vm, undo)?;
+                return Ok((Restored::Completely, Translations::Stale));
             }
+            (true, Reload::Possible) if too_many => {
+                return Ok((Restored::NotYet, Translations::Stale));
+            }
+            _ => {}
         }
-        vm.publish_remap(used_frames)?;
-        set_allocator(memory, frames.start())
+        let Some(copied) = put_back_contents(memory, &contents, &self.kept)? else {
+            return Ok((Restored::NotYet, Translations::Stale));
+        };
+        self.copies_since_sweep += copied;
+        if self.copies_since_sweep < COPIES_PER_SWEEP {
+            return Ok((Restored::Completely, Translations::Valid));
+        }
+        self.sweep(vm, memory)?;
+        Ok((Restored::Completely, Translations::Stale))
     }
 
-    /// Puts back the entry with this index, counted over all tables.
-    fn put_back(&self, memory: &GuestMemory, user: &UserParts, index: u64) -> Result<(), Failure> {
-        let known = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.pristine.get(index));
-        if let Some(&entry) = known {
-            let start = memory.scratch_offset(user.tables);
-            memory.scratch.write_u64(start + index * 8, entry)?;
-        }
-        Ok(())
+    /// Goes on from `base` to a snapshot that was just taken: the pages that were written are its own content. Nothing is mapped and
+    /// no table is built.
+    pub(super) fn adopt(
+        &mut self,
+        vm: &mut dyn Vm,
+        memory: &GuestMemory,
+        base: &Arc<SnapshotData>,
+    ) -> Result<(), Failure> {
+        self.shown.go_on(base);
+        self.sweep(vm, memory)
     }
+
+    /// Clears the dirty flags, so that they tell what is written from now on. The processor must forget its translations then.
+    fn sweep(&mut self, vm: &mut dyn Vm, memory: &GuestMemory) -> Result<(), Failure> {
+        self.copies_since_sweep = 0;
+        for page in pages(&self.kept) {
+            let offset = memory.scratch_offset_of(page.link.at)?;
+            memory.scratch.write_u64(offset, page.leaf & !DIRTY)?;
+        }
+        self.publish(vm)
+    }
+
+    fn publish(&self, vm: &mut dyn Vm) -> Result<(), Failure> {
+        let len_bytes = self.kept.len() as u64 * PAGE_SIZE;
+        match self.frames.part(0, len_bytes) {
+            Some(used) => Ok(vm.publish_remap(used)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the tables those of the snapshot again that the slot shows, with no frame handed out.
+    fn take_back(&mut self, vm: &mut dyn Vm, undo: Undo<'_>) -> Result<(), Failure> {
+        let user = undo.geometry.user()?;
+        let space = undo.base.user_space()?;
+        for frame in &self.kept {
+            let link = match frame {
+                Frame::Page(page) => page.link,
+                Frame::Table(link) => *link,
+            };
+            // An entry of a table that was itself handed out vanishes with that table.
+            if user.tables.contains(link.at) {
+                let entry = pristine_entry(undo.geometry, space, link.gva, link.level)?;
+                let offset = undo.memory.scratch_offset_of(link.at)?;
+                undo.memory.scratch.write_u64(offset, entry)?;
+            }
+        }
+        self.publish(vm)?;
+        self.return_memory(undo.memory)?;
+        self.kept.clear();
+        self.copies_since_sweep = 0;
+        self.set_allocator(undo.memory)
+    }
+
+    /// The pages that differ from the base snapshot: those of frames, and those that the host wrote to.
+    pub(super) fn changed(&mut self, undo: Undo<'_>) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
+        let broken = Failure::Protocol("page tables that the monitor did not make");
+        if self.find_new(undo)?.is_none() {
+            return Err(broken);
+        }
+        let memory = undo.memory;
+        let contents = self.shown.contents(undo.geometry, undo.base)?;
+        let mut changed = Vec::new();
+        for page in pages(&self.kept) {
+            let Some(flags) = used_flags(memory, page)? else {
+                return Err(broken);
+            };
+            let offset = page.frame_offset;
+            // The flag can be older than the last restore.
+            if flags & DIRTY != 0 && !contents.at(page.gva).equals(&memory.scratch, offset)? {
+                changed.push((page.gva, ChangedPage::Scratch(offset)));
+            }
+        }
+        self.add_written(&contents, &mut changed);
+        changed.sort_unstable_by_key(|(gva, _)| *gva);
+        Ok(changed)
+    }
+
+    fn add_written(&self, contents: &Contents<'_>, changed: &mut Vec<(Gva, ChangedPage)>) {
+        if self.written.len() == 0 {
+            return;
+        }
+        let mut copied: Vec<Gva> = pages(&self.kept).map(|page| page.gva).collect();
+        copied.sort_unstable();
+        for page in self.written.iter() {
+            // Where the monitor has copied the page since, the copy is what the guest sees.
+            if let Some(gva) = contents.address(page)
+                && copied.binary_search(&gva).is_err()
+            {
+                changed.push((gva, ChangedPage::Image(page * PAGE_SIZE)));
+            }
+        }
+    }
+
+    /// Looks up the frames that were handed out since the last time. `None` when one is not where the monitor would have put it.
+    fn find_new(&mut self, undo: Undo<'_>) -> Result<Option<()>, Failure> {
+        let user = undo.geometry.user()?;
+        let space = undo.base.user_space()?;
+        let used = self.handed_out(undo.memory)?;
+        let known = self.kept.len() as u64;
+        if used < known {
+            return Ok(None);
+        }
+        for number in known..used {
+            let address = logged(undo.memory, user, number)?;
+            let frame = self.frames.at(number * PAGE_SIZE);
+            let found = frame.and_then(|frame| find(undo.memory, user, space, frame, address));
+            match found {
+                Some(frame) => self.kept.push(frame),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(()))
+    }
+
+    fn handed_out(&self, memory: &GuestMemory) -> Result<u64, Failure> {
+        let next = memory.scratch.read_u64(allocator_offset(memory))?;
+        Ok(handed_out(next, self.frames))
+    }
+
+    fn set_allocator(&self, memory: &GuestMemory) -> Result<(), Failure> {
+        let start = self.frames.start().as_u64();
+        Ok(memory.scratch.write_u64(allocator_offset(memory), start)?)
+    }
+}
+
+fn pages(frames: &[Frame]) -> impl Iterator<Item = &Page> {
+    frames.iter().filter_map(|frame| match frame {
+        Frame::Page(page) => Some(page),
+        Frame::Table(_) => None,
+    })
+}
+
+/// Writes the unmodified content over every page that may have been written. Returns how many those were, or `None` when a leaf is not
+/// as the monitor made it.
+fn put_back_contents(
+    memory: &GuestMemory,
+    contents: &Contents<'_>,
+    kept: &[Frame],
+) -> Result<Option<usize>, Failure> {
+    let mut copied = 0;
+    for page in pages(kept) {
+        let Some(flags) = used_flags(memory, page)? else {
+            return Ok(None);
+        };
+        if flags & DIRTY != 0 {
+            copied += 1;
+            contents
+                .at(page.gva)
+                .put(&memory.scratch, page.frame_offset)?;
+        }
+    }
+    Ok(Some(copied))
+}
+
+/// The accessed and dirty flags of a page's leaf; `None` when the rest of it is not as the monitor made it.
+fn used_flags(memory: &GuestMemory, page: &Page) -> Result<Option<u64>, Failure> {
+    let offset = memory.scratch_offset_of(page.link.at)?;
+    let raw = memory.scratch.read_u64(offset)?;
+    Ok((raw | USED == page.leaf).then_some(raw & USED))
 }
 
 fn demand_zero(area: &Area) -> Option<DemandZero> {
@@ -163,82 +365,4 @@ fn demand_zero(area: &Area) -> Option<DemandZero> {
 /// The offset in scratch of the word that says which frame is the next.
 fn allocator_offset(memory: &GuestMemory) -> u64 {
     memory.scratch.len_bytes() - SCRATCH_TOP_ALLOCATOR_OFFSET
-}
-
-fn set_allocator(memory: &GuestMemory, next: Gpa) -> Result<(), Failure> {
-    Ok(memory
-        .scratch
-        .write_u64(allocator_offset(memory), next.as_u64())?)
-}
-
-/// How many of `frames` the monitor has handed out; a nonsensical pointer counts as all of them.
-fn allocated_frames(memory: &GuestMemory, frames: GpaRange) -> Result<u64, Failure> {
-    let next = memory.scratch.read_u64(allocator_offset(memory))?;
-    let used = Gpa::new(next)
-        .ok()
-        .and_then(|next| next.offset_from(frames.start()));
-    Ok(used
-        .map_or(frames.pages(), |bytes| bytes / PAGE_SIZE)
-        .min(frames.pages()))
-}
-
-impl GuestSide {
-    /// The pages that differ from the base snapshot: those that the monitor has copied or made, found by walking the lower half of
-    /// the tables, and those that the host wrote to.
-    pub(super) fn changed(
-        &self,
-        memory: &GuestMemory,
-        geometry: &Geometry,
-        space: &UserSpace,
-        contents: &Contents<'_>,
-    ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
-        let mut changed = copied(memory, geometry, space)?;
-        let index = contents.address_index();
-        for page in self.written.iter() {
-            // Where the monitor has copied the page since, the copy is what the guest sees.
-            if let Some(gva) = contents.address(page, &index)
-                && !changed.iter().any(|(copied, _)| *copied == gva)
-            {
-                changed.push((gva, ChangedPage::Image(page * PAGE_SIZE)));
-            }
-        }
-        changed.sort_unstable_by_key(|(gva, _)| *gva);
-        Ok(changed)
-    }
-}
-
-/// The pages that the monitor has copied or made.
-fn copied(
-    memory: &GuestMemory,
-    geometry: &Geometry,
-    space: &UserSpace,
-) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
-    let store = TableAccess::in_scratch(memory);
-    let user = geometry.user()?;
-    let frames = user.free_frames()?;
-    let budget =
-        Budget::for_memory(geometry.plan.image().len_bytes() + geometry.plan.scratch().len_bytes());
-    let mut changed = Vec::new();
-    for area in space.areas() {
-        let walker = Walker::new(&store, user.tables.start(), Format::FOUR_LEVEL, budget)
-            .map_err(Failure::Root)?
-            .within(area.range);
-        for step in walker.leaves() {
-            let step = step.map_err(Failure::Walk)?;
-            let frame = step.leaf.frame;
-            if frames.contains(frame) && area.range.contains(step.gva) {
-                changed.push((
-                    step.gva,
-                    ChangedPage::Scratch(
-                        geometry
-                            .plan
-                            .scratch()
-                            .offset_of(frame)
-                            .ok_or(SpaceError::Overflow)?,
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(changed)
 }

@@ -7,8 +7,9 @@ use vellum_layout::{Gva, PAGE_SIZE};
 
 use super::ChangedPage;
 use super::dirty::{DirtySet, MAX_REMEMBERED_PAGES};
+use super::shown::Shown;
 use crate::error::Failure;
-use crate::memory::{AddressIndex, Contents, Geometry, GuestMemory};
+use crate::memory::{Geometry, GuestMemory};
 use crate::snapshot::SnapshotData;
 
 /// What the host remembers.
@@ -16,41 +17,15 @@ use crate::snapshot::SnapshotData;
 pub(super) struct HostSide {
     /// Pages of the image slot, by index.
     dirty: DirtySet,
-    /// The snapshot that layers and tables show, where it is an older one than the base.
-    shown: Option<Shown>,
-}
-
-/// An older snapshot that the slot still shows, below private copies that make it the base.
-#[derive(Debug)]
-struct Shown {
-    snapshot: Arc<SnapshotData>,
-    index: AddressIndex,
+    pub(super) shown: Shown,
 }
 
 impl HostSide {
     pub(super) fn new(geometry: &Geometry) -> Self {
         Self {
             dirty: DirtySet::new(geometry.plan.image().pages()),
-            shown: None,
+            shown: Shown::default(),
         }
-    }
-
-    /// What the slot holds where nothing was written since `base`.
-    pub(super) fn contents<'a>(
-        &'a self,
-        geometry: &'a Geometry,
-        base: &'a SnapshotData,
-    ) -> Result<Contents<'a>, Failure> {
-        let shown = match &self.shown {
-            Some(shown) => Some((shown.snapshot.user_space()?, &shown.index)),
-            None => None,
-        };
-        Ok(super::user::contents(geometry, base)?.shown_as(shown))
-    }
-
-    /// The snapshot whose layers and tables the slot shows, where the base is `base`.
-    pub(super) fn shown<'a>(&'a self, base: &'a Arc<SnapshotData>) -> &'a Arc<SnapshotData> {
-        self.shown.as_ref().map_or(base, |shown| &shown.snapshot)
     }
 
     /// Goes on from `base` to a snapshot that was just taken: the pages that were written are its own content, and what is written
@@ -62,12 +37,7 @@ impl HostSide {
     ) -> Result<(), Failure> {
         vm.rearm_dirty()?;
         self.dirty.clear();
-        if self.shown.is_none() {
-            self.shown = Some(Shown {
-                index: AddressIndex::new(base.user_space()?.extents()),
-                snapshot: base.clone(),
-            });
-        }
+        self.shown.go_on(base);
         Ok(())
     }
 
@@ -98,16 +68,16 @@ impl HostSide {
     ) -> Result<Restored, Failure> {
         self.collect(vm, geometry)?;
         if self.dirty.len() > MAX_REMEMBERED_PAGES {
-            match (&self.shown, reload) {
-                (None, _) => {
+            match (self.shown.is_older(), reload) {
+                (false, _) => {
                     self.drop_copies(memory)?;
                     return Ok(Restored::Completely);
                 }
-                (Some(_), Reload::Possible) => return Ok(Restored::NotYet),
-                (Some(_), Reload::NoRoom) => {}
+                (true, Reload::Possible) => return Ok(Restored::NotYet),
+                (true, Reload::NoRoom) => {}
             }
         }
-        let contents = self.contents(geometry, base)?;
+        let contents = self.shown.contents(geometry, base)?;
         for page in self.dirty.iter() {
             contents
                 .pristine(page)
@@ -124,10 +94,11 @@ impl HostSide {
         geometry: &Geometry,
     ) -> Result<(), Failure> {
         self.collect(vm, geometry)?;
-        if self.shown.take().is_some() {
+        if self.shown.is_older() {
             // There are copies that the set does not know any more.
             self.dirty.insert(0);
         }
+        self.shown.reset();
         self.drop_copies(memory)
     }
 
@@ -152,12 +123,11 @@ impl HostSide {
         base: &SnapshotData,
     ) -> Result<Vec<(Gva, ChangedPage)>, Failure> {
         self.collect(vm, geometry)?;
-        let contents = self.contents(geometry, base)?;
-        let index = contents.address_index();
+        let contents = self.shown.contents(geometry, base)?;
         let mut changed = Vec::new();
         for page in self.dirty.iter() {
             let offset = page * PAGE_SIZE;
-            if let Some(gva) = contents.address(page, &index)
+            if let Some(gva) = contents.address(page)
                 && !contents.pristine(page).equals(&memory.image, offset)?
             {
                 changed.push((gva, ChangedPage::Image(offset)));
@@ -170,7 +140,7 @@ impl HostSide {
 
 /// How far a restore has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Restored {
+pub(crate) enum Restored {
     /// The memory is that of the base.
     Completely,
     /// There are so many pages to put back that the base had better be loaded anew.

@@ -11,7 +11,7 @@ use vellum_layout::amd64::user::mapping_gva;
 use vellum_layout::{Gpa, GpaRange, PAGE_SIZE, Translation};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{CowState, Instance, Leaving};
+use super::{Instance, Leaving};
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::machine::{ROOT_ENTRY_OFFSET, build_mappings};
@@ -247,10 +247,6 @@ impl Instance {
         let attached = self.mappings.attached.iter();
         let mapped = attached.map(|it| (it.range, it.mapping.access()));
         build_mappings(&self.memory, user, mapped)?;
-        let linked = self.memory.scratch.read_u64(root_entry)?;
-        if let CowState::Guest(guest) = &mut self.cow {
-            guest.note_entry(ROOT_ENTRY_OFFSET, linked);
-        }
         Ok(())
     }
 

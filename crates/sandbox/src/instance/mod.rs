@@ -8,6 +8,7 @@ mod mappings;
 mod physical;
 mod reach;
 mod registers;
+mod shown;
 mod told;
 mod user;
 
@@ -24,11 +25,12 @@ use crate::machine::ResumePage;
 use crate::memory::{Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Parts};
 use crate::snapshot::SnapshotData;
 
-use guest_side::GuestSide;
-use host_side::{HostSide, Restored};
+use guest_side::{GuestSide, Undo};
+use host_side::HostSide;
 use mappings::Mappings;
 use physical::Physical;
 
+pub(crate) use host_side::Restored;
 pub(crate) use reach::ReachError;
 
 /// How the vCPU stands towards the host.
@@ -58,6 +60,8 @@ pub(crate) struct Instance {
     state: VcpuState,
     /// Whether the guest was entered since `state` was last given to the vCPU.
     has_run: bool,
+    /// The CR3 that the vCPU was last entered with.
+    loaded_root: u64,
     /// Bytes at the start of the input buffer that the host wrote since they were last zero.
     input_used: u64,
     /// The generation that the guest is told. The original keeps its own when a snapshot is taken of it; a copy has the snapshot's.
@@ -95,7 +99,7 @@ impl Instance {
         map_slots(vm.as_mut(), &memory, &geometry)?;
         let cow = match (&geometry.parts, geometry.cow) {
             (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
-            (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)),
+            (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)?),
             (Parts::User(_), CowMode::HostSide) => CowState::Host(HostSide::new(&geometry)),
         };
         let mut instance = Self {
@@ -108,6 +112,7 @@ impl Instance {
             // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
             state: VcpuState::default(),
             has_run: false,
+            loaded_root: 0,
             input_used: 0,
             generation: snapshot.generation,
             has_failed: false,
@@ -144,7 +149,7 @@ impl Instance {
     ) -> Result<(), Failure> {
         if self.is_kernel() && Arc::ptr_eq(snapshot, &self.base) {
             // Whatever a kernel did, everything that it can have written is put back.
-            return self.restore();
+            return self.restore().map(|_| ());
         }
         self.generation = snapshot.generation;
         self.move_to(snapshot, leaving)
@@ -161,21 +166,23 @@ impl Instance {
                 self.base = snapshot.clone();
                 Ok(())
             }
-            CowState::Host(_) => self.adopt_in_place(snapshot),
-            CowState::Guest(_) => self.move_to(snapshot, Leaving::Cleanly),
+            CowState::Guest(_) if !self.geometry.user()?.has_frames_for_all => {
+                self.move_to(snapshot, Leaving::Cleanly)
+            }
+            CowState::Guest(_) | CowState::Host(_) => self.adopt_in_place(snapshot),
         }
     }
 
     /// Whether [`adopt`](Self::adopt) has room in this VM.
     pub(crate) fn can_adopt(&self, snapshot: &SnapshotData) -> bool {
-        match &self.cow {
-            CowState::Kernel(_) | CowState::Host(_) => true,
-            CowState::Guest(_) => self.can_load(snapshot),
+        match (&self.cow, self.geometry.user()) {
+            (CowState::Guest(_), Ok(user)) => user.has_frames_for_all || self.can_load(snapshot),
+            _ => true,
         }
     }
 
     fn move_to(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
-        self.vm.0.settle()?;
+        self.settle()?;
         if leaving == Leaving::Uncleanly {
             // Should the guest have broken its monitor, it may have changed what only the host writes.
             self.write_fixed_frames()?;
@@ -188,8 +195,9 @@ impl Instance {
     /// The snapshot whose layers lie in the image slot.
     fn shown_snapshot(&self) -> &Arc<SnapshotData> {
         match &self.cow {
-            CowState::Host(host) => host.shown(&self.base),
-            CowState::Guest(_) | CowState::Kernel(_) => &self.base,
+            CowState::Host(host) => host.shown.snapshot(&self.base),
+            CowState::Guest(guest) => guest.shown.snapshot(&self.base),
+            CowState::Kernel(_) => &self.base,
         }
     }
 
@@ -210,21 +218,21 @@ impl Instance {
 
     /// Goes back to the state of the snapshot that was last loaded, at the cost of what changed since.
     ///
-    /// Only after a clean exit: after any other, [`load`](Self::load) the same snapshot again.
-    pub(crate) fn restore(&mut self) -> Result<(), Failure> {
+    /// Only after a clean exit. After any other, and where this does not come to an end, [`load`](Self::load) the same snapshot again.
+    pub(crate) fn restore(&mut self) -> Result<Restored, Failure> {
         self.generation = self.base.generation;
         match &self.cow {
             CowState::Kernel(_) => self.restore_kernel()?,
             CowState::Guest(_) | CowState::Host(_) => {
                 if self.restore_user()? == Restored::NotYet {
-                    let base = self.base.clone();
-                    return self.move_to(&base, Leaving::Cleanly);
+                    return Ok(Restored::NotYet);
                 }
             }
         }
         self.tell_guest()?;
         self.write_suspended_input()?;
-        self.restore_registers(Leaving::Cleanly)
+        self.restore_registers(Leaving::Cleanly)?;
+        Ok(Restored::Completely)
     }
 
     /// Gives a guest whose snapshot was taken in the middle of a call back what it was called with.
@@ -239,6 +247,7 @@ impl Instance {
     /// Enters the guest until its next exit.
     pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
+        self.loaded_root = self.state.special.cr3;
         let exit = match self.vm.0.run() {
             Ok(exit) => exit,
             Err(error) => {
@@ -342,11 +351,11 @@ impl Instance {
         let vm = self.vm.0.as_mut();
         match &mut self.cow {
             CowState::Host(host) => host.changed(vm, &self.memory, &self.geometry, &self.base),
-            CowState::Guest(guest) => {
-                let contents = user::contents(&self.geometry, &self.base)?;
-                let space = self.base.user_space()?;
-                guest.changed(&self.memory, &self.geometry, space, &contents)
-            }
+            CowState::Guest(guest) => guest.changed(Undo {
+                memory: &self.memory,
+                geometry: &self.geometry,
+                base: &self.base,
+            }),
             CowState::Kernel(_) => Ok(Vec::new()),
         }
     }

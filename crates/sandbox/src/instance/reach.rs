@@ -156,7 +156,7 @@ impl Instance {
             let (now, later) = rest.split_at(part(run, rest.len()));
             let (memory, offset) = self.locate(at, gpa)?;
             memory.write(offset, now).map_err(Failure::from)?;
-            self.mark_written(gpa, run.len_bytes);
+            self.mark_written(gpa, run.len_bytes)?;
             (at, rest) = (at + run.len_bytes, later);
         }
         Ok(())
@@ -288,20 +288,22 @@ impl Instance {
         paging_of(&state.special)
     }
 
-    fn mark_written(&mut self, gpa: Gpa, len_bytes: u64) {
-        if let CowState::Kernel(physical) = &mut self.cow {
-            return physical.mark(gpa, len_bytes);
-        }
+    fn mark_written(&mut self, gpa: Gpa, len_bytes: u64) -> Result<(), Failure> {
         let Some(first) = self.geometry.plan.image().offset_of(gpa) else {
-            return;
+            return match &mut self.cow {
+                CowState::Kernel(physical) => Ok(physical.mark(gpa, len_bytes)),
+                CowState::Guest(guest) => guest.mark_frame(&self.memory, gpa),
+                CowState::Host(_) => Ok(()),
+            };
         };
         for offset in (first - first % PAGE_SIZE..first + len_bytes).step_by(PAGE_LEN_BYTES) {
             match &mut self.cow {
                 CowState::Host(host) => host.mark(offset),
                 CowState::Guest(guest) => guest.mark(offset),
-                CowState::Kernel(_) => {}
+                CowState::Kernel(physical) => physical.mark(gpa, len_bytes),
             }
         }
+        Ok(())
     }
 }
 

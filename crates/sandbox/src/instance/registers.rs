@@ -17,12 +17,13 @@ impl Instance {
     pub(super) fn load_state(&mut self, leaving: Leaving) -> Result<(), Failure> {
         let mut next = self.base.state.clone();
         if let Parts::User(user) = &self.geometry.parts {
-            // Always another value of CR3 than before, so that the processor forgets what it knew of the old tables.
-            next.special.cr3 =
-                user.tables.start().as_u64() | (self.state.special.cr3 ^ CR3_PWT) & CR3_PWT;
+            next.special.cr3 = user.tables.start().as_u64();
             self.resume = Some(ResumePage::new(&next, user.resume));
         }
         let known = std::mem::replace(&mut self.state, next);
+        if !self.is_kernel() {
+            self.renew_root();
+        }
         self.write_resume_page()?;
         if leaving == Leaving::Cleanly && !self.is_kernel() {
             let out_of_reach =
@@ -77,25 +78,30 @@ impl Instance {
 
     /// Another value of CR3 than the one that the guest last ran with makes the processor forget translations; bit 3 has no
     /// meaning for its walk. A value that was only staged never reached it.
-    pub(super) fn toggle_root(&mut self) {
-        if self.has_run {
-            self.state.special.cr3 ^= CR3_PWT;
-        }
+    pub(super) fn renew_root(&mut self) {
+        let root = self.state.special.cr3 & !CR3_PWT;
+        self.state.special.cr3 = root | (self.loaded_root ^ CR3_PWT) & CR3_PWT;
+    }
+
+    /// Completes what the last exit left half done; what is staged reaches the vCPU.
+    pub(super) fn settle(&mut self) -> Result<(), VmError> {
+        self.vm.0.settle()?;
+        self.loaded_root = self.state.special.cr3;
+        Ok(())
     }
 
     /// Makes the processor forget the translations of a user guest that waits, before the guest runs again: by loading another value of
     /// CR3 that leads to the same root.
     pub(super) fn forget_translations(&mut self) -> Result<(), VmError> {
-        let vm = self.vm.0.as_mut();
         // What is staged reaches the vCPU now, so that the next value is another one than it has.
-        vm.settle()?;
+        self.settle()?;
         let mut live = VcpuState::default();
-        vm.get_state(StateGroup::Special, &mut live)?;
+        self.vm.0.get_state(StateGroup::Special, &mut live)?;
         live.special.cr3 ^= CR3_PWT;
-        vm.set_state(StateGroup::Special, &live)?;
+        self.vm.0.set_state(StateGroup::Special, &live)?;
         self.state.special.cr3 = live.special.cr3;
         // A restore that follows at once stages yet another value: this one must have reached the vCPU before.
-        vm.settle()
+        self.settle()
     }
 
     /// The state of the vCPU of a guest that waits: what it can have changed is read, the rest is known.
@@ -108,8 +114,8 @@ impl Instance {
         if self.is_kernel() {
             return VcpuState::save(self.vm.0.as_mut());
         }
+        self.settle()?;
         let vm = self.vm.0.as_mut();
-        vm.settle()?;
         state.save_groups(vm, StateGroup::REACHABLE_FROM_RING_THREE)?;
         Ok(state)
     }

@@ -2,27 +2,16 @@
 
 use std::sync::Arc;
 
+use vellum_backend::StateGroup;
 use vellum_layout::GpaRange;
 
+use super::guest_side::{Translations, Undo};
 use super::host_side::{Reload, Restored};
 use super::{CowState, Instance};
 use crate::error::Failure;
 use crate::machine::{self, ResumePage, SharedTables, monitor};
-use crate::memory::{Contents, FixedFrame, Geometry, Layers, Parts};
+use crate::memory::{FixedFrame, Layers, Parts};
 use crate::snapshot::SnapshotData;
-
-/// The unmodified contents of the image slot.
-pub(super) fn contents<'a>(
-    geometry: &'a Geometry,
-    base: &'a SnapshotData,
-) -> Result<Contents<'a>, Failure> {
-    Ok(Contents::new(
-        geometry.plan.image(),
-        geometry.user()?,
-        &base.layers,
-        base.user_space()?,
-    ))
-}
 
 impl Instance {
     /// Maps the layers of a snapshot that `present` does not have already, and builds its page tables.
@@ -45,8 +34,7 @@ impl Instance {
         let user = geometry.user()?;
         self.rebuild_tables(snapshot, user.tables)?;
         if let CowState::Guest(guest) = &mut self.cow {
-            let space = snapshot.user_space()?;
-            guest.start(&self.memory, user, space, self.tables_used)?;
+            guest.start(&self.memory, user, snapshot.user_space()?)?;
         }
         self.wipe_buffers()
     }
@@ -65,10 +53,16 @@ impl Instance {
                 host.restore(vm, &self.memory, &geometry, &self.base, reload)?
             }
             CowState::Guest(guest) => {
-                let contents = contents(&geometry, &self.base)?;
-                guest.restore(vm, &self.memory, geometry.user()?, &contents)?;
-                self.toggle_root();
-                Restored::Completely
+                let undo = Undo {
+                    memory: &self.memory,
+                    geometry: &geometry,
+                    base: &self.base,
+                };
+                let (restored, translations) = guest.restore(vm, undo, reload)?;
+                if translations == Translations::Stale {
+                    self.renew_root();
+                }
+                restored
             }
             CowState::Kernel(_) => Restored::Completely,
         };
@@ -78,9 +72,18 @@ impl Instance {
 
     /// Goes on as the original of a snapshot that was just taken, with pages, tables and vCPU as they are.
     pub(super) fn adopt_in_place(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
-        if let CowState::Host(host) = &mut self.cow {
-            host.adopt(self.vm.0.as_mut(), &self.base)?;
-        }
+        let vm = self.vm.0.as_mut();
+        let translations = match &mut self.cow {
+            CowState::Host(host) => {
+                host.adopt(vm, &self.base)?;
+                Translations::Valid
+            }
+            CowState::Guest(guest) => {
+                guest.adopt(vm, &self.memory, &self.base)?;
+                Translations::Stale
+            }
+            CowState::Kernel(_) => Translations::Valid,
+        };
         let mut next = snapshot.state.clone();
         // The vCPU keeps its root.
         next.special.cr3 = self.state.special.cr3;
@@ -88,12 +91,24 @@ impl Instance {
         self.resume = Some(ResumePage::new(&next, user.resume));
         self.state = next;
         self.base = snapshot.clone();
-        self.write_resume_page()
+        self.write_resume_page()?;
+        if translations == Translations::Stale {
+            self.renew_root();
+            self.vm.0.set_state(StateGroup::Special, &self.state)?;
+        }
+        Ok(())
     }
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
         if self.tables_used == 0 {
             return self.first_tables(snapshot, tables);
+        }
+        if let Some(shared) = (snapshot.tables.get()).filter(|shared| shared.fit(&self.geometry)) {
+            self.tables_used = shared
+                .map_into(&mut self.memory, tables)
+                .map_err(Failure::Memory)?;
+            self.link_mappings()?;
+            return Ok(self.vm.0.publish_tables()?);
         }
         let start = self.memory.scratch_offset(tables);
         self.memory

@@ -13,4 +13,4 @@ pub(crate) use kernel_tables::build_kernel;
 pub(crate) use mapping_tables::{ROOT_ENTRY_OFFSET, build_mappings};
 pub(crate) use resume::ResumePage;
 pub(crate) use shared_tables::SharedTables;
-pub(crate) use tables::{BuildError, build};
+pub(crate) use tables::{BuildError, build, pristine_entry};

@@ -6,8 +6,8 @@
 //! data and its stack are out of the guest's reach.
 //!
 //! Its data lies in the bookkeeping page at the top of scratch, at fixed guest-virtual addresses; page tables and frames are
-//! reached through the physical window. Each frame that it hands out is logged with the address of the entry that was made to
-//! point to it: undoing the log undoes the guest's writes.
+//! reached through the physical window. Each frame that it hands out is logged with the address that faulted: the host finds the
+//! frame again on the way to that address, as the page itself or as one of the tables above it.
 #![expect(
     unsafe_code,
     reason = "the monitor is assembly; its bytes are read through linker symbols"
@@ -186,12 +186,40 @@ global_asm!(
     "jz vellum_monitor_not_handled",
     "cmp ecx, 12",
     "je vellum_monitor_leaf",
-    "test al, 0x80", // a large leaf: never copy-on-write
-    "jnz vellum_monitor_not_handled",
+    "test al, 0x80",
+    "jnz vellum_monitor_large",
+    "vellum_monitor_below:",
     "mov rsi, {FRAME_MASK}",
     "and rsi, rax",
     "sub ecx, 9",
     "jmp vellum_monitor_walk",
+
+    // ---- a large leaf in the way: split it into a table of small ones, which say the same, and walk on through that
+    "vellum_monitor_large:",
+    "cmp ecx, 21", // a leaf of 2 MiB; the host makes no larger ones
+    "jne vellum_monitor_not_handled",
+    "test al, 4", // the same questions as of a small leaf
+    "jz vellum_monitor_not_handled",
+    "test al, 2",
+    "jnz vellum_monitor_retry",
+    "test eax, 0x200",
+    "jz vellum_monitor_not_handled",
+    "mov r9, rax",
+    "call vellum_monitor_frame", // rdi = GPA of the table
+    "mov rax, r9",
+    "and rax, ~0x80", // bit 7 means something else in a small leaf; bit 12, where a large one keeps that, is clear
+    "lea rdx, [rdi + r10]",
+    "mov r9d, 512",
+    "vellum_monitor_split:",
+    "mov [rdx], rax",
+    "add rax, 4096",
+    "add rdx, 8",
+    "dec r9d",
+    "jnz vellum_monitor_split",
+    "mov rax, rdi",
+    "or rax, {TABLE_BITS}",
+    "mov [rsi + r10], rax",
+    "jmp vellum_monitor_below",
 
     "vellum_monitor_leaf:",
     "test al, 4", // the monitor's own memory: not for ring 3, whether writable or not
@@ -201,7 +229,7 @@ global_asm!(
     "test eax, 0x200", // not marked copy-on-write: the guest may not write here
     "jz vellum_monitor_not_handled",
     "mov r9, rax", // old entry
-    "call vellum_monitor_frame", // rdi = GPA of a fresh frame, logged for entry rsi
+    "call vellum_monitor_frame", // rdi = GPA of a fresh frame
     "mov r11, rsi",
     // copy the page through the window
     "mov rsi, {FRAME_MASK}",
@@ -260,7 +288,7 @@ global_asm!(
     "je vellum_monitor_zero_leaf",
     "test al, 1",
     "jnz vellum_monitor_table",
-    "call vellum_monitor_zeroed_frame", // rdi = GPA of a zeroed frame for entry rsi
+    "call vellum_monitor_zeroed_frame", // rdi = GPA of a zeroed frame
     "mov rax, rdi",
     "or rax, {TABLE_BITS}",
     "mov [rsi + r10], rax",
@@ -291,7 +319,7 @@ global_asm!(
     "add rsp, 16", // vector, error code
     "iretq",
 
-    // ---- rdi = GPA of a fresh frame, logged as belonging to the entry at GPA rsi. Clobbers rax, rdx.
+    // ---- rdi = GPA of a fresh frame, logged with the address r8. Clobbers rax, rdx.
     "vellum_monitor_frame:",
     "mov rax, {ALLOCATOR}",
     "mov rdi, [rax]",
@@ -303,7 +331,7 @@ global_asm!(
     "sub rax, [rdx + {FRAMES_BASE}]",
     "shr rax, 9", // index of the frame, times 8
     "add rax, [rdx + {LOG}]",
-    "mov [rax], rsi",
+    "mov [rax], r8",
     "ret",
 
     // ---- the same, zeroed. Clobbers rax, rdx; keeps rcx.

@@ -4,7 +4,10 @@ use vellum_layout::amd64::user::{
     BOOKKEEPING, EXCEPTION_STACK, MACHINE_AREA, MONITOR_CODE_AREA, PHYSICAL_WINDOW,
 };
 use vellum_layout::{Gpa, Gva, GvaRange, PAGE_SIZE, PageSize, RangeError};
-use vellum_vmem::{Attrs, Format, FrameRange, FrameSource, MapError, Mapper, RootError};
+use vellum_vmem::{
+    Attrs, EncodeError, Entry, Format, FrameRange, FrameSource, Leaf, Level, MapError, Mapper,
+    RootError,
+};
 
 use crate::engine::CowMode;
 use crate::memory::{
@@ -21,6 +24,8 @@ const DATA: Attrs = READ_ONLY_DATA.union(Attrs::WRITE);
 pub(crate) enum BuildError {
     #[error("page tables refused")]
     Map(#[from] MapError),
+    #[error("page-table entry refused")]
+    Encode(#[from] EncodeError),
     #[error("page-table root refused")]
     Root(#[from] RootError),
     #[error("memory layout refused")]
@@ -40,14 +45,8 @@ pub(crate) fn build(
     geometry: &Geometry,
     space: &UserSpace,
 ) -> Result<u64, BuildError> {
-    // The monitor copies pages of 4 KiB.
-    let user_leaf = match geometry.cow {
-        CowMode::GuestSide => PageSize::Size4KiB,
-        CowMode::HostSide => PageSize::Size2MiB,
-    };
-    let mut builder = Builder::new(memory, geometry)?.with_max_leaf(user_leaf);
+    let mut builder = Builder::new(memory, geometry)?;
     builder.map_user_areas(space)?;
-    let mut builder = builder.with_max_leaf(PageSize::Size2MiB);
     builder.map_io()?;
     builder.map_supervisor()?;
     if geometry.cow == CowMode::GuestSide {
@@ -55,6 +54,46 @@ pub(crate) fn build(
     }
     let (_, frames) = builder.mapper.into_parts();
     Ok(frames.used_frames())
+}
+
+/// The entry that [`build`] leaves, in a table of this level, on the way to an address that only the guest-side monitor makes writable:
+/// 0 where the monitor makes the page.
+pub(crate) fn pristine_entry(
+    geometry: &Geometry,
+    space: &UserSpace,
+    gva: Gva,
+    level: Level,
+) -> Result<u64, BuildError> {
+    let size = match level {
+        Level::L1 => PageSize::Size4KiB,
+        Level::L2 => PageSize::Size2MiB,
+        Level::L3 | Level::L4 => return Ok(0),
+    };
+    let start = gva.align_down(size);
+    let area = space.area_of(gva);
+    let (Some(area), Some(page)) = (area, space.extents().page_of_run(start, size.bytes())) else {
+        return Ok(0);
+    };
+    let frame = geometry
+        .user()?
+        .image_gpa(page)
+        .ok_or(BuildError::ImagePage(page))?;
+    if !frame.is_aligned(size) {
+        return Ok(0);
+    }
+    let attrs = leaf_attrs(geometry, area);
+    let leaf = Leaf { frame, attrs, size };
+    Ok(Format::FOUR_LEVEL.encode(level, &Entry::Leaf(leaf))?)
+}
+
+fn leaf_attrs(geometry: &Geometry, area: &Area) -> Attrs {
+    let attrs = area.rights | Attrs::USER | USED;
+    match geometry.cow {
+        CowMode::GuestSide if area.is_writable() => {
+            (attrs - Attrs::WRITE - Attrs::DIRTY) | Attrs::COW
+        }
+        _ => attrs,
+    }
 }
 
 struct Builder<'a> {
@@ -69,17 +108,14 @@ impl<'a> Builder<'a> {
         let mut frames = FrameRange::new(user.tables);
         let root = frames.allocate_table().ok_or(BuildError::NoFrames(0))?;
         let store = TableAccess::in_scratch(memory);
-        let mapper = Mapper::new(store, frames, root, Format::FOUR_LEVEL)?;
+        // The monitor splits a large leaf when the guest first writes there.
+        let mapper =
+            Mapper::new(store, frames, root, Format::FOUR_LEVEL)?.with_max_leaf(PageSize::Size2MiB);
         Ok(Self {
             mapper,
             geometry,
             user,
         })
-    }
-
-    fn with_max_leaf(mut self, size: PageSize) -> Self {
-        self.mapper = self.mapper.with_max_leaf(size);
-        self
     }
 
     fn map(&mut self, range: GvaRange, frame: Gpa, attrs: Attrs) -> Result<(), BuildError> {
@@ -101,7 +137,7 @@ impl<'a> Builder<'a> {
                     .image_gpa(extent.image_page)
                     .ok_or(BuildError::ImagePage(extent.image_page))?;
                 let range = GvaRange::new(extent.at, extent.len_bytes())?;
-                self.map(range, frame, self.leaf_attrs(area))?;
+                self.map(range, frame, leaf_attrs(self.geometry, area))?;
                 at = range.end();
             }
             self.map_zero_run(area, at, area.range.end())?;
@@ -123,17 +159,7 @@ impl<'a> Builder<'a> {
         let frame = (self.user.zero_base)
             .checked_add(first_page * PAGE_SIZE + into_area)
             .ok_or(SpaceError::Overflow)?;
-        self.map(range, frame, self.leaf_attrs(area))
-    }
-
-    fn leaf_attrs(&self, area: &Area) -> Attrs {
-        let attrs = area.rights | Attrs::USER | USED;
-        match self.geometry.cow {
-            CowMode::GuestSide if area.is_writable() => {
-                (attrs - Attrs::WRITE - Attrs::DIRTY) | Attrs::COW
-            }
-            _ => attrs,
-        }
+        self.map(range, frame, leaf_attrs(self.geometry, area))
     }
 
     /// PEB and input buffer for reading, output buffer for writing, resume page for executing.

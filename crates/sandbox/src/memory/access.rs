@@ -80,6 +80,17 @@ impl GuestMemory {
             .unwrap_or(u64::MAX)
     }
 
+    /// Where scratch is.
+    pub(crate) fn scratch_range(&self) -> GpaRange {
+        self.scratch_range
+    }
+
+    /// The offset of an address in scratch.
+    pub(crate) fn scratch_offset_of(&self, gpa: Gpa) -> Result<u64, OutOfBounds> {
+        let offset = self.scratch_range.offset_of(gpa);
+        offset.ok_or_else(|| unbacked(gpa, 0))
+    }
+
     /// Copies bytes into guest-physical memory.
     pub(crate) fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let (memory, offset) = self.locate(gpa).ok_or_else(|| unbacked(gpa, bytes.len()))?;

@@ -3,7 +3,7 @@
 
 use vellum_layout::{GpaRange, Gva, PAGE_SIZE};
 
-use super::{Backing, Extents, Layers, PageSource, UserParts, UserSpace};
+use super::{Backing, Extents, Geometry, Layers, PageSource, SpaceError, UserParts, UserSpace};
 
 /// The unmodified contents of an image slot: those of a snapshot.
 ///
@@ -15,7 +15,18 @@ pub(crate) struct Contents<'a> {
     parts: &'a UserParts,
     layers: &'a Layers,
     space: &'a UserSpace,
-    shown: Option<(&'a UserSpace, &'a AddressIndex)>,
+    /// From pages of the slot to addresses.
+    index: &'a AddressIndex,
+    pages: Pages,
+}
+
+/// How the pages of the slot are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// As those of the snapshot.
+    OfSnapshot,
+    /// As those of an older one.
+    Moved,
 }
 
 /// From image pages back to addresses: (first image page, length, address), sorted.
@@ -23,11 +34,6 @@ pub(crate) struct Contents<'a> {
 pub(crate) struct AddressIndex {
     extents: Vec<(u64, u64, Gva)>,
 }
-
-/// An index that is not used.
-static NOTHING: AddressIndex = AddressIndex {
-    extents: Vec::new(),
-};
 
 impl AddressIndex {
     pub(crate) fn new(extents: &Extents<Gva>) -> Self {
@@ -49,51 +55,53 @@ impl AddressIndex {
 }
 
 impl<'a> Contents<'a> {
+    /// The contents of a snapshot's own slot; `index` is made of what the slot shows.
     pub(crate) fn new(
-        image: GpaRange,
-        parts: &'a UserParts,
+        geometry: &'a Geometry,
         layers: &'a Layers,
         space: &'a UserSpace,
-    ) -> Self {
-        Self {
-            image,
-            parts,
+        index: &'a AddressIndex,
+    ) -> Result<Self, SpaceError> {
+        Ok(Self {
+            image: geometry.plan.image(),
+            parts: geometry.user()?,
             layers,
             space,
-            shown: None,
-        }
+            index,
+            pages: Pages::OfSnapshot,
+        })
     }
 
     /// The same contents in a slot that shows an older snapshot.
-    pub(crate) fn shown_as(mut self, shown: Option<(&'a UserSpace, &'a AddressIndex)>) -> Self {
-        self.shown = shown;
+    pub(crate) const fn with_moved_pages(mut self) -> Self {
+        self.pages = Pages::Moved;
         self
-    }
-
-    /// What [`address`](Self::address) needs, made once for many pages.
-    pub(crate) fn address_index(&self) -> AddressIndex {
-        let (space, _) = self.shown.unwrap_or((self.space, &NOTHING));
-        AddressIndex::new(space.extents())
     }
 
     /// The unmodified content of a page of the slot.
     pub(crate) fn pristine(&self, page: u64) -> PageSource<'a> {
-        let Some((_, index)) = self.shown else {
-            return self.layers.page(page);
-        };
-        self.address(page, index)
-            .and_then(|gva| self.space.extents().image_page_of(gva))
-            .map_or(PageSource::Zero, |image_page| self.layers.page(image_page))
+        match self.pages {
+            Pages::OfSnapshot => self.layers.page(page),
+            Pages::Moved => self
+                .address(page)
+                .map_or(PageSource::Zero, |gva| self.at(gva)),
+        }
+    }
+
+    /// The unmodified content of the page at an address.
+    pub(crate) fn at(&self, gva: Gva) -> PageSource<'a> {
+        let page = self.space.extents().image_page_of(gva);
+        page.map_or(PageSource::Zero, |image_page| self.layers.page(image_page))
     }
 
     /// The address that the guest knows a page of the slot by. `None` for a page that no address maps: one of an older layer that
     /// a newer one hides.
-    pub(crate) fn address(&self, page: u64, index: &AddressIndex) -> Option<Gva> {
+    pub(crate) fn address(&self, page: u64) -> Option<Gva> {
         // Without a zero region this is the end of the image.
         let zero_first = self.parts.zero_base.offset_from(self.image.start())? / PAGE_SIZE;
         match page.checked_sub(zero_first) {
             Some(zero_page) => self.zero_page(zero_page),
-            None => index.address(page),
+            None => self.index.address(page),
         }
     }
 

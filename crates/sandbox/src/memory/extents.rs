@@ -71,9 +71,14 @@ impl<A: PageAddress> Extents<A> {
 
     /// The page of the image that holds `at`, if any does.
     pub(crate) fn image_page_of(&self, at: A) -> Option<u64> {
+        self.page_of_run(at, PAGE_SIZE)
+    }
+
+    /// The first of the image pages that hold the `len_bytes` from `at` on, if they are one behind the other in one extent.
+    pub(crate) fn page_of_run(&self, at: A, len_bytes: u64) -> Option<u64> {
         let after = self.extents.partition_point(|extent| extent.at <= at);
         let extent = self.extents[..after].last()?;
-        (at.number() < extent.end())
+        (at.number() + len_bytes <= extent.end())
             .then(|| extent.image_page + (at.number() - extent.at.number()) / PAGE_SIZE)
     }
 

@@ -136,30 +136,55 @@ fn map_runs(
 /// The layers of a snapshot, oldest first. Image pages are counted over all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layers {
-    layers: Vec<Arc<Layer>>,
+    layers: Vec<Placed>,
+}
+
+/// A layer, and where it begins among the image pages.
+#[derive(Clone, Debug)]
+struct Placed {
+    first: u64,
+    layer: Arc<Layer>,
+}
+
+impl Placed {
+    fn end(&self) -> u64 {
+        self.first + self.layer.pages()
+    }
 }
 
 impl Layers {
     pub(crate) fn new(base: Option<Arc<Layer>>) -> Self {
-        Self {
-            layers: base.into_iter().collect(),
-        }
+        Self::of(base)
     }
 
     /// From layers, oldest first.
-    pub(crate) fn of(layers: Vec<Arc<Layer>>) -> Self {
-        Self { layers }
+    pub(crate) fn of(layers: impl IntoIterator<Item = Arc<Layer>>) -> Self {
+        let mut all = Self::default();
+        layers.into_iter().for_each(|layer| all.push(layer));
+        all
     }
 
     /// The same layers with one more on top.
     pub(crate) fn with(&self, layer: Arc<Layer>) -> Self {
-        let mut layers = self.layers.clone();
-        layers.push(layer);
-        Self { layers }
+        let mut all = self.clone();
+        all.push(layer);
+        all
+    }
+
+    fn push(&mut self, layer: Arc<Layer>) {
+        let first = self.pages();
+        self.layers.push(Placed { first, layer });
+    }
+
+    /// The lowest `count` layers.
+    pub(crate) fn lowest(&self, count: usize) -> Self {
+        Self {
+            layers: self.layers.iter().take(count).cloned().collect(),
+        }
     }
 
     pub(crate) fn pages(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.pages()).sum()
+        self.layers.last().map_or(0, Placed::end)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -167,31 +192,33 @@ impl Layers {
     }
 
     /// Each layer with its first image page.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Layer>)> {
-        self.layers.iter().scan(0, |first, layer| {
-            let this = *first;
-            *first += layer.pages();
-            Some((this, layer))
-        })
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, &Arc<Layer>)> {
+        self.layers
+            .iter()
+            .map(|placed| (placed.first, &placed.layer))
+    }
+
+    fn holding(&self, image_page: u64) -> Option<&Placed> {
+        let after = (self.layers).partition_point(|placed| placed.first <= image_page);
+        self.layers[..after]
+            .last()
+            .filter(|placed| image_page < placed.end())
     }
 
     /// The layer that holds a run of image pages, and their numbers in it. A run never crosses two layers.
     pub(crate) fn find(&self, image_page: u64, pages: u64) -> Option<(&Layer, Range<u64>)> {
-        let (first, layer) = self
-            .iter()
-            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))?;
-        let start = image_page - first;
+        let placed = self.holding(image_page)?;
+        let start = image_page - placed.first;
         let end = start.checked_add(pages)?;
-        (end <= layer.pages()).then_some((layer, start..end))
+        (end <= placed.layer.pages()).then_some((&*placed.layer, start..end))
     }
 
     /// The unmodified content of an image page; zeroes behind the last one.
     pub(crate) fn page(&self, image_page: u64) -> PageSource<'_> {
-        self.iter()
-            .find(|(first, layer)| (*first..*first + layer.pages()).contains(&image_page))
-            .map_or(PageSource::Zero, |(first, layer)| PageSource::Layer {
-                memory: &layer.pristine,
-                offset: (image_page - first) * PAGE_SIZE,
+        self.holding(image_page)
+            .map_or(PageSource::Zero, |placed| PageSource::Layer {
+                memory: &placed.layer.pristine,
+                offset: (image_page - placed.first) * PAGE_SIZE,
             })
     }
 }

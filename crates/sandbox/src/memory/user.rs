@@ -32,6 +32,9 @@ pub(crate) struct UserParts {
     pub(crate) zero_base: Gpa,
     /// Its length; 0 where the monitor makes zero pages.
     pub(crate) zero_pages: u64,
+    /// Whether there are frames for every page that the guest may write and for all tables above them, so that none must ever be taken
+    /// back.
+    pub(crate) has_frames_for_all: bool,
     /// Page tables; the first is the root.
     pub(crate) tables: GpaRange,
     /// Page tables of what the embedder maps, linked into the root while there is anything.
@@ -76,10 +79,14 @@ pub(super) fn geometry(
         .and_then(|len_bytes| len_bytes.checked_add(zero_offset))
         .ok_or(SpaceError::Overflow)?;
     let tables_len_bytes = PAGE_SIZE * max_tables(areas, image_len_bytes, cow);
+    let scratch = scratch_request(sizes, cow, areas, tables_len_bytes)?;
+    let ample_len_bytes = least_scratch(&scratch)?
+        .checked_add(dirty_room(areas, tables_len_bytes))
+        .ok_or(SpaceError::Overflow)?;
     let plan = MemoryPlan::new(&PlanRequest {
         kind: GuestKind::Amd64User,
         image_len_bytes,
-        scratch: scratch_request(sizes, cow, areas, tables_len_bytes)?,
+        scratch,
         holes: config.holes(),
         reserved: &config.reserved,
     })?;
@@ -103,6 +110,7 @@ pub(super) fn geometry(
             layer_pages,
             zero_base: zero_base.ok_or(SpaceError::Overflow)?,
             zero_pages,
+            has_frames_for_all: plan.scratch().len_bytes() >= ample_len_bytes,
             tables: tables(0, tables_len_bytes).ok_or(SpaceError::Overflow)?,
             mapping_tables: tables(tables_len_bytes, MAPPING_TABLES_LEN_BYTES)
                 .ok_or(SpaceError::Overflow)?,
@@ -208,8 +216,7 @@ fn scratch_request(
         output_len_bytes: sizes.output_len_bytes,
         tables_len_bytes: tables_len_bytes + MAPPING_TABLES_LEN_BYTES,
     };
-    let minimum = minimum_scratch_len(GuestKind::Amd64User, &parts)?;
-    let least = minimum + (FIXED_FRAMES + 2) * PAGE_SIZE;
+    let least = least_scratch(&parts)?;
     let len_bytes = match (sizes.scratch_len_bytes, cow) {
         (Some(len_bytes), _) if len_bytes < least => {
             return Err(PlanError::ScratchTooSmall {
@@ -225,6 +232,12 @@ fn scratch_request(
             .ok_or(SpaceError::Overflow)?,
     };
     Ok(ScratchRequest { len_bytes, ..parts })
+}
+
+/// The least scratch in which a guest can run.
+fn least_scratch(parts: &ScratchRequest) -> Result<u64, SpaceError> {
+    let minimum = minimum_scratch_len(GuestKind::Amd64User, parts)?;
+    Ok(minimum + (FIXED_FRAMES + 2) * PAGE_SIZE)
 }
 
 /// Frames for every page that the guest may write, for the tables above them, and their log entries.

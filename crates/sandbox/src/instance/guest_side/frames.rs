@@ -1,0 +1,157 @@
+//! The frames that the monitor has handed out, as the host finds them in the guest's page tables.
+
+use std::cell::Cell;
+
+use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE, PageSize};
+use vellum_vmem::{Attrs, EntryWidth, Format, Level, StoreError, TableStore, translate};
+
+use crate::error::Failure;
+use crate::memory::{GuestMemory, TableAccess, UserParts, UserSpace};
+
+/// What a frame became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// A page of the guest's.
+    Page(Page),
+    /// A page table, made for a page that was logged behind it.
+    Table(Link),
+}
+
+/// A page that the monitor copied or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) gva: Gva,
+    /// Offset of the frame in scratch.
+    pub(super) frame_offset: u64,
+    /// Where the leaf is.
+    pub(super) link: Link,
+    /// The leaf as the monitor made it: accessed and dirty.
+    pub(super) leaf: u64,
+}
+
+/// An entry that points to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Where it lies.
+    pub(super) at: Gpa,
+    /// An address that it translates.
+    pub(super) gva: Gva,
+    /// Level of the table that it lies in.
+    pub(super) level: Level,
+}
+
+/// The accessed and dirty flags, which the processor sets in a leaf (Intel SDM volume 3, section 4.8).
+pub(super) const USED: u64 = Attrs::ACCESSED.union(Attrs::DIRTY).bits();
+pub(super) const DIRTY: u64 = Attrs::DIRTY.bits();
+/// P: the entry is in use.
+const PRESENT: u64 = 1;
+
+/// Finds what the frame `frame` became, which was handed out when `gva` faulted. `None` when the tables do not lead there: then the
+/// guest has broken its monitor.
+pub(super) fn find(
+    memory: &GuestMemory,
+    user: &UserParts,
+    space: &UserSpace,
+    frame: Gpa,
+    gva: u64,
+) -> Option<Frame> {
+    let gva = Gva::new(gva).ok()?.align_down(PageSize::Size4KiB);
+    let area = space.area_of(gva).filter(|area| area.is_writable())?;
+    let path = Path::new(TableAccess::in_scratch(memory));
+    let mapping = translate(&path, user.tables.start(), gva, Format::FOUR_LEVEL).ok()?;
+    if mapping.gpa != frame {
+        return path.link_to(frame, gva).map(Frame::Table);
+    }
+    let leaf = frame.as_u64() | PRESENT | USED | (area.rights | Attrs::USER).bits();
+    let page = Page {
+        gva,
+        frame_offset: memory.scratch_range().offset_of(frame)?,
+        link: Link {
+            at: mapping.entry_gpa,
+            gva,
+            level: Level::L1,
+        },
+        leaf,
+    };
+    let as_made = mapping.size == PageSize::Size4KiB && path.last() | USED == leaf;
+    as_made.then_some(Frame::Page(page))
+}
+
+/// Tables that remember what was read of them: at most one entry of each level.
+struct Path<'a> {
+    tables: TableAccess<'a>,
+    read: Cell<[(Gpa, u64); 4]>,
+    count: Cell<usize>,
+}
+
+/// Levels from the root down.
+const LEVELS: [Level; 4] = [Level::L4, Level::L3, Level::L2, Level::L1];
+
+impl<'a> Path<'a> {
+    fn new(tables: TableAccess<'a>) -> Self {
+        Self {
+            tables,
+            read: Cell::new([(Gpa::literal(0), 0); 4]),
+            count: Cell::new(0),
+        }
+    }
+
+    /// The entry that was read last.
+    fn last(&self) -> u64 {
+        let read = self.read.get();
+        let last = self.count.get().checked_sub(1);
+        last.and_then(|index| read.get(index))
+            .map_or(0, |(_, raw)| *raw)
+    }
+
+    /// The entry on the way to `gva` that points to `frame`.
+    fn link_to(&self, frame: Gpa, gva: Gva) -> Option<Link> {
+        let read = self.read.get();
+        let entries = read.iter().take(self.count.get()).zip(LEVELS);
+        entries
+            .filter(|((_, raw), level)| {
+                *level != Level::L1 && raw & FRAME_MASK == frame.as_u64() && raw & PRESENT != 0
+            })
+            .map(|((at, _), level)| Link {
+                at: *at,
+                gva,
+                level,
+            })
+            .next()
+    }
+}
+
+/// Bits of an entry that hold a frame (bits 12 to 51; Intel SDM volume 3, table 4-20).
+const FRAME_MASK: u64 = 0x000F_FFFF_FFFF_F000;
+
+impl TableStore for Path<'_> {
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        let raw = self.tables.read_entry(at, width)?;
+        let (mut read, count) = (self.read.get(), self.count.get());
+        if let Some(slot) = read.get_mut(count) {
+            *slot = (at, raw);
+            self.read.set(read);
+            self.count.set(count + 1);
+        }
+        Ok(raw)
+    }
+
+    fn write_entry(&mut self, at: Gpa, _: EntryWidth, _: u64) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { at })
+    }
+}
+
+/// How many of `frames` the monitor has handed out, where `next` is the next one; a nonsensical pointer counts as all of them.
+pub(super) fn handed_out(next: u64, frames: GpaRange) -> u64 {
+    let used = Gpa::new(next)
+        .ok()
+        .and_then(|next| next.offset_from(frames.start()));
+    used.map_or(frames.pages(), |bytes| bytes / PAGE_SIZE)
+        .min(frames.pages())
+}
+
+/// Reads the address that was logged with the frame of this number.
+pub(super) fn logged(memory: &GuestMemory, user: &UserParts, number: u64) -> Result<u64, Failure> {
+    let log = memory.scratch_offset(user.frame_log()?);
+    Ok(memory.scratch.read_u64(log + number * 8)?)
+}
