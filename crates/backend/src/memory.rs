@@ -447,8 +447,7 @@ impl SealedMemory {
         let file = File::from(fd);
         file.set_len(len_bytes)?;
         {
-            let mut window = HostMemory::zeroed(len_bytes)?;
-            window.overlay_writable(&file)?;
+            let window = HostMemory::window(&file, len_bytes)?;
             fill(&window).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         }
         rustix::fs::fcntl_add_seals(
@@ -491,26 +490,36 @@ impl SealedMemory {
     /// # Errors
     /// What `mmap` says.
     pub fn map(&self) -> io::Result<HostMemory> {
-        let mut memory = HostMemory::zeroed(self.len_bytes)?;
-        memory.overlay(0, self)?;
-        Ok(memory)
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        HostMemory::of_file(&self.file, self.len_bytes, flags)
     }
 }
 
+/// Up to this length a memory that is about to be filled is allocated at once, which is cheaper than by a fault for each page; a longer
+/// one may be meant to have holes.
+const POPULATED_LEN_BYTES: u64 = 1 << 20;
+
 impl HostMemory {
-    fn overlay_writable(&mut self, file: &File) -> io::Result<()> {
-        // SAFETY: replaces the whole of a mapping that this value owns and nobody refers into.
-        unsafe {
-            rustix::mm::mmap(
-                self.base.as_ptr().cast(),
-                self.len_bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::FIXED,
-                file,
-                0,
-            )
-        }?;
-        Ok(())
+    /// All of a file, for writing to it.
+    fn window(file: &File, len_bytes: u64) -> io::Result<Self> {
+        let flags = if len_bytes <= POPULATED_LEN_BYTES {
+            MapFlags::SHARED | MapFlags::POPULATE
+        } else {
+            MapFlags::SHARED
+        };
+        Self::of_file(file, len_bytes, flags)
+    }
+
+    fn of_file(file: &File, len_bytes: u64, flags: MapFlags) -> io::Result<Self> {
+        let len_bytes =
+            usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), len_bytes, protection, flags, file, 0) }?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { base, len_bytes })
     }
 }
 

@@ -39,7 +39,7 @@ impl Snapshot {
 
     /// Bytes of memory that this snapshot and those below it hold, shared by all sandboxes of it.
     pub fn len_bytes(&self) -> u64 {
-        self.data.layers.pages() * PAGE_SIZE
+        self.data.layers.held_pages() * PAGE_SIZE
     }
 }
 

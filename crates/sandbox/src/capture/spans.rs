@@ -79,6 +79,8 @@ mod tests {
     use proptest::prelude::*;
     use vellum_layout::Gpa;
 
+    use crate::memory::placed;
+
     use super::*;
 
     fn gpa(page: u64) -> Gpa {
@@ -88,7 +90,7 @@ mod tests {
     /// Runs of single pages, stored one behind the other.
     fn extents(pages: impl IntoIterator<Item = u64>) -> Extents<Gpa> {
         let addresses: Vec<Gpa> = pages.into_iter().map(gpa).collect();
-        Extents::new(Vec::new()).with_overlay(&addresses, 0)
+        Extents::new(placed(&addresses, 0))
     }
 
     fn shape(spans: &[Span<Gpa>]) -> Vec<(u64, u64)> {
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn few_extents_stay_as_they_are() {
-        let touching = extents([1, 2, 9, 20]).with_overlay(&[gpa(3)], 7);
+        let touching = extents([1, 2, 9, 20]).below(&placed(&[gpa(3)], 7));
         let spans = spans(&touching, 4);
         assert_eq!(shape(&spans), [(1, 2), (3, 1), (9, 1), (20, 1)]);
     }

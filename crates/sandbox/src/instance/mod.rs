@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, Protection, StateGroup, Vm};
+use vellum_backend::{Exit, HostMemory, Protection, StateGroup, Vm};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
@@ -381,6 +381,22 @@ impl Instance {
             ChangedPage::Image(offset) => self.memory.image.read(offset, into),
             ChangedPage::Scratch(offset) => self.memory.scratch.read(offset, into),
         }
+    }
+}
+
+impl Instance {
+    /// Copies a changed page to an offset of other memory.
+    pub(crate) fn copy_changed(
+        &self,
+        page: ChangedPage,
+        into: &HostMemory,
+        at: u64,
+    ) -> Result<(), OutOfBounds> {
+        let (memory, offset) = match page {
+            ChangedPage::Image(offset) => (&self.memory.image, offset),
+            ChangedPage::Scratch(offset) => (&self.memory.scratch, offset),
+        };
+        into.copy_from(at, memory, offset, PAGE_LEN_BYTES as u64)
     }
 }
 

@@ -291,7 +291,10 @@ impl Instance {
     fn mark_written(&mut self, gpa: Gpa, len_bytes: u64) -> Result<(), Failure> {
         let Some(first) = self.geometry.plan.image().offset_of(gpa) else {
             return match &mut self.cow {
-                CowState::Kernel(physical) => Ok(physical.mark(gpa, len_bytes)),
+                CowState::Kernel(physical) => {
+                    physical.mark(gpa, len_bytes);
+                    Ok(())
+                }
                 CowState::Guest(guest) => guest.mark_frame(&self.memory, gpa),
                 CowState::Host(_) => Ok(()),
             };

@@ -1,6 +1,6 @@
 //! Which pages of the image hold what: a short list of runs, by address.
 
-use vellum_layout::{Gpa, Gva, PAGE_SIZE};
+use vellum_layout::{Gpa, Gva, PAGE_SIZE, PageSize};
 
 /// An address that names a page: guest-virtual where the host makes the page tables, guest-physical where the guest does.
 pub(crate) trait PageAddress: Copy + Ord {
@@ -8,7 +8,13 @@ pub(crate) trait PageAddress: Copy + Ord {
     fn number(self) -> u64;
     /// The address `bytes` further on.
     fn forward(self, bytes: u64) -> Option<Self>;
+    /// The image page that may hold it, modulo [`LARGE`], if a large leaf is to map both; `None` where image pages have no guest-physical
+    /// address of their own.
+    fn phase(self) -> Option<u64>;
 }
+
+/// Pages of 4 KiB in a large leaf.
+const LARGE: u64 = PageSize::Size2MiB.bytes() / PAGE_SIZE;
 
 impl PageAddress for Gva {
     fn number(self) -> u64 {
@@ -17,6 +23,12 @@ impl PageAddress for Gva {
 
     fn forward(self, bytes: u64) -> Option<Self> {
         self.checked_add(bytes)
+    }
+
+    /// The image of a user guest begins at this address, or a multiple of a large page above.
+    fn phase(self) -> Option<u64> {
+        let base = vellum_layout::amd64::BASE_ADDRESS.as_u64() / PAGE_SIZE;
+        Some((self.as_u64() / PAGE_SIZE + LARGE - base) % LARGE)
     }
 }
 
@@ -27,6 +39,11 @@ impl PageAddress for Gpa {
 
     fn forward(self, bytes: u64) -> Option<Self> {
         self.checked_add(bytes)
+    }
+
+    /// A kernel's pages are mapped one by one, wherever they come from.
+    fn phase(self) -> Option<u64> {
+        None
     }
 }
 
@@ -49,6 +66,26 @@ impl<A: PageAddress> Extent<A> {
 
     fn end(&self) -> u64 {
         self.at.number() + self.len_bytes()
+    }
+
+    /// The image page behind the last one.
+    pub(crate) fn end_page(&self) -> u64 {
+        self.image_page + self.pages
+    }
+
+    /// The first `pages` of it.
+    fn first(self, pages: u64) -> Self {
+        Self { pages, ..self }
+    }
+
+    /// All but the first `pages` of it, which it has.
+    fn behind(self, pages: u64) -> Self {
+        Self {
+            // The end of an extent is an address, or the extent is empty and the address unused.
+            at: (self.at).forward(pages * PAGE_SIZE).unwrap_or(self.at),
+            image_page: self.image_page + pages,
+            pages: self.pages - pages,
+        }
     }
 }
 
@@ -82,64 +119,77 @@ impl<A: PageAddress> Extents<A> {
             .then(|| extent.image_page + (at.number() - extent.at.number()) / PAGE_SIZE)
     }
 
-    /// The same extents after the pages `dirty` (sorted) moved to the image pages `first_image_page` and following.
-    pub(crate) fn with_overlay(&self, dirty: &[A], first_image_page: u64) -> Self {
-        let mut extents = Vec::with_capacity(self.extents.len() + dirty.len());
-        let mut moved = dirty.iter().copied().peekable();
+    /// The same extents below others, which are sorted and do not overlap each other.
+    pub(crate) fn below(&self, above: &[Extent<A>]) -> Self {
+        let mut extents = Vec::with_capacity(self.extents.len() + 2 * above.len());
+        let mut next = 0;
         for extent in &self.extents {
-            let mut rest = *extent;
-            while let Some(&at) = moved.peek() {
-                if at.number() >= rest.end() {
-                    break;
-                }
-                moved.next();
-                if at >= rest.at {
-                    rest = split_around(rest, at, &mut extents);
-                }
+            while above
+                .get(next)
+                .is_some_and(|it| it.end() <= extent.at.number())
+            {
+                next += 1;
             }
-            if rest.pages > 0 {
-                extents.push(rest);
-            }
+            push_uncovered(*extent, &above[next..], &mut extents);
         }
-        extents.extend(runs(dirty, first_image_page));
+        extents.extend(above);
         Self::new(extents)
     }
 }
 
-/// Pushes the part of `extent` before the page `at` and returns the part behind it.
-fn split_around<A: PageAddress>(extent: Extent<A>, at: A, into: &mut Vec<Extent<A>>) -> Extent<A> {
-    let before = (at.number() - extent.at.number()) / PAGE_SIZE;
-    if before > 0 {
-        into.push(Extent {
-            pages: before,
-            ..extent
-        });
+/// Pushes what of `extent` is not covered by `above`.
+fn push_uncovered<A: PageAddress>(
+    extent: Extent<A>,
+    above: &[Extent<A>],
+    into: &mut Vec<Extent<A>>,
+) {
+    let mut rest = extent;
+    for cover in above {
+        if cover.at.number() >= rest.end() {
+            break;
+        }
+        if cover.at > rest.at {
+            into.push(rest.first((cover.at.number() - rest.at.number()) / PAGE_SIZE));
+        }
+        if cover.end() >= rest.end() {
+            return;
+        }
+        rest = rest.behind((cover.end() - rest.at.number()) / PAGE_SIZE);
     }
-    let skipped = before + 1;
-    Extent {
-        // The end of an extent is an address, or the extent is empty and the address unused.
-        at: (extent.at)
-            .forward(skipped * PAGE_SIZE)
-            .unwrap_or(extent.at),
-        image_page: extent.image_page + skipped,
-        pages: extent.pages - skipped,
-    }
+    into.push(rest);
 }
 
-/// Groups sorted pages, stored one after another in the image, into extents.
-fn runs<A: PageAddress>(pages: &[A], first_image_page: u64) -> Vec<Extent<A>> {
-    let mut runs: Vec<Extent<A>> = Vec::new();
-    for (&at, image_page) in pages.iter().zip(first_image_page..) {
-        match runs.last_mut() {
+/// Places sorted pages in the image, from `first_image_page` on: one behind the other, but runs that hold a whole large page so that a
+/// large leaf can map it.
+pub(crate) fn placed<A: PageAddress>(pages: &[A], first_image_page: u64) -> Vec<Extent<A>> {
+    let mut placed: Vec<Extent<A>> = Vec::new();
+    for &at in pages {
+        match placed.last_mut() {
             Some(run) if run.end() == at.number() => run.pages += 1,
-            _ => runs.push(Extent {
+            _ => placed.push(Extent {
                 at,
-                image_page,
+                image_page: 0,
                 pages: 1,
             }),
         }
     }
-    runs
+    let mut next = first_image_page;
+    for run in &mut placed {
+        next += padding(run, next);
+        run.image_page = next;
+        next = run.end_page();
+    }
+    placed
+}
+
+/// Image pages to leave out before `run`, where `next` is free.
+pub(crate) fn padding<A: PageAddress>(run: &Extent<A>, next: u64) -> u64 {
+    let large = PageSize::Size2MiB.bytes();
+    let holds_a_large_page = run.at.number().next_multiple_of(large) + large <= run.end();
+    match run.at.phase() {
+        Some(phase) if holds_a_large_page => (phase + LARGE - next % LARGE) % LARGE,
+        _ => 0,
+    }
 }
 
 #[cfg(test)]

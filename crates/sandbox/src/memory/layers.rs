@@ -18,6 +18,8 @@ pub(crate) struct Layer {
     /// Its pages in the memory, sorted and disjoint. What lies between them is zeroes.
     runs: Vec<Run>,
     pages: u64,
+    /// How many of them hold anything; the others are gaps.
+    held_pages: u64,
     pristine: HostMemory,
     /// The blob that holds it on disk, once that is known.
     pub(crate) blob: OnceLock<BlobId>,
@@ -45,13 +47,22 @@ impl Layer {
         pages: u64,
         fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
     ) -> io::Result<Arc<Self>> {
+        Self::with_gaps(pages, pages, fill)
+    }
+
+    /// A layer of `pages`, of which `fill` writes `held_pages`.
+    pub(crate) fn with_gaps(
+        pages: u64,
+        held_pages: u64,
+        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
+    ) -> io::Result<Arc<Self>> {
         let sealed = SealedMemory::create("vellum-layer", pages * PAGE_SIZE, fill)?;
         let whole = Run {
             first_page: 0,
             pages,
             offset: 0,
         };
-        Self::of_memory(sealed, pages, vec![whole])
+        Self::build(sealed, vec![whole], pages, held_pages)
     }
 
     /// A layer of `pages` whose content lies in the given runs of a memory: sorted, disjoint, and inside of both.
@@ -60,15 +71,32 @@ impl Layer {
         pages: u64,
         runs: Vec<Run>,
     ) -> io::Result<Arc<Self>> {
-        let mut layer = Self {
+        let held_pages = runs.iter().map(|run| run.pages).sum();
+        Self::build(sealed, runs, pages, held_pages)
+    }
+
+    fn build(
+        sealed: SealedMemory,
+        runs: Vec<Run>,
+        pages: u64,
+        held_pages: u64,
+    ) -> io::Result<Arc<Self>> {
+        let pristine = match runs[..] {
+            [run] if run.pages == pages && run.offset == 0 => sealed.map()?,
+            _ => {
+                let mut memory = HostMemory::zeroed(pages * PAGE_SIZE)?;
+                map_runs(&sealed, &runs, &mut memory, 0, 0..pages)?;
+                memory
+            }
+        };
+        Ok(Arc::new(Self {
             sealed,
             runs,
             pages,
-            pristine: HostMemory::zeroed(pages * PAGE_SIZE)?,
+            held_pages,
+            pristine,
             blob: OnceLock::new(),
-        };
-        map_runs(&layer.sealed, &layer.runs, &mut layer.pristine, 0, 0..pages)?;
-        Ok(Arc::new(layer))
+        }))
     }
 
     pub(crate) fn pages(&self) -> u64 {
@@ -185,6 +213,11 @@ impl Layers {
 
     pub(crate) fn pages(&self) -> u64 {
         self.layers.last().map_or(0, Placed::end)
+    }
+
+    /// How many of the pages hold anything.
+    pub(crate) fn held_pages(&self) -> u64 {
+        self.iter().map(|(_, layer)| layer.held_pages).sum()
     }
 
     pub(crate) fn len(&self) -> usize {

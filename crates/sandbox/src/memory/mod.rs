@@ -14,7 +14,7 @@ pub(crate) use access::{GuestMemory, TableAccess};
 pub(crate) use areas::{Area, Backing, UserSpace};
 pub(crate) use config::{Config, Sizes};
 pub(crate) use contents::{AddressIndex, Contents};
-pub(crate) use extents::{Extent, Extents, PageAddress};
+pub(crate) use extents::{Extent, Extents, PageAddress, padding, placed};
 pub(crate) use kernel::Paging;
 pub(crate) use layers::{Layer, Layers, PageSource, Run};
 pub(crate) use space::{Geometry, GuestView, Parts, SpaceError};

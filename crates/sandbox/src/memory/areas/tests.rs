@@ -1,7 +1,7 @@
 use vellum_layout::{Gva, GvaRange, PAGE_SIZE};
 use vellum_vmem::Attrs;
 
-use super::super::{Extent, Extents};
+use super::super::{Extent, Extents, placed};
 use super::{Area, Backing, UserSpace};
 
 const BASE: u64 = 0x10_0000;
@@ -55,6 +55,6 @@ fn areas_keep_their_rights_and_backing_through_an_overlay() {
         pages: 4,
     };
     let space = UserSpace::new(areas.clone(), Extents::new(vec![extent]));
-    let overlaid = space.extents().with_overlay(&[gva(9)], 4);
+    let overlaid = space.extents().below(&placed(&[gva(9)], 4));
     assert_eq!(space.with_extents(overlaid).areas(), areas);
 }

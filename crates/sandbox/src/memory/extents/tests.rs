@@ -4,7 +4,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use vellum_layout::{Gva, PAGE_SIZE};
 
-use super::{Extent, Extents};
+use super::{Extent, Extents, placed};
 
 /// Pages of the space that the tests use, from address 0x10_0000 on.
 const PAGES: u64 = 64;
@@ -60,7 +60,7 @@ fn an_overlay_takes_its_pages_out_of_the_extents_below() {
     ];
     for (dirty, expected) in cases {
         let dirty: Vec<Gva> = dirty.iter().copied().map(gva).collect();
-        assert_eq!(space.with_overlay(&dirty, 500).as_slice(), expected);
+        assert_eq!(space.below(&placed(&dirty, 500)).as_slice(), expected);
     }
 }
 
@@ -69,7 +69,7 @@ fn an_overlay_covers_pages_that_no_extent_had() {
     let space = Extents::new(Vec::new());
     let dirty = [gva(2), gva(3), gva(7)];
     let expected = [extent(2, 40, 2), extent(7, 42, 1)];
-    assert_eq!(space.with_overlay(&dirty, 40).as_slice(), expected);
+    assert_eq!(space.below(&placed(&dirty, 40)).as_slice(), expected);
 }
 
 proptest! {
@@ -83,7 +83,7 @@ proptest! {
         let mut oracle = BTreeMap::new();
         let mut space = Extents::new(Vec::new());
         for dirty in std::iter::once(present).chain(overlays) {
-            space = space.with_overlay(&gvas(&dirty), next_page);
+            space = space.below(&placed(&gvas(&dirty), next_page));
             oracle.extend(dirty.iter().copied().zip(next_page..));
             next_page += dirty.len() as u64;
             assert_well_formed(&space);
@@ -92,4 +92,26 @@ proptest! {
             prop_assert_eq!(pages, oracle.len() as u64);
         }
     }
+}
+
+/// A run that holds a whole large page lies in the image so that a large leaf can map it; shorter ones leave no gap.
+#[test]
+fn long_runs_are_placed_where_large_leaves_can_map_them() {
+    const LARGE: u64 = 512;
+    let at = |page: u64| Gva::new(page * PAGE_SIZE).expect("canonical");
+    let run = |first: u64, pages: u64| (first..first + pages).map(at);
+    // One page, a run over a large page and a bit, one of almost two that holds none, and one of exactly one.
+    let pages: Vec<Gva> = run(7, 1)
+        .chain(run(LARGE - 1, LARGE + 2))
+        .chain(run(3 * LARGE + 1, 2 * LARGE - 2))
+        .chain(run(6 * LARGE, LARGE))
+        .collect();
+    let placed = placed(&pages, 10);
+    let image_pages: Vec<u64> = placed.iter().map(|extent| extent.image_page).collect();
+    // The image begins at page 1.
+    assert_eq!(image_pages[0], 10);
+    assert_eq!((image_pages[1] + 1) % LARGE, LARGE - 1);
+    assert!(image_pages[1] - 11 < LARGE);
+    assert_eq!(image_pages[2], placed[1].end_page());
+    assert_eq!((image_pages[3] + 1) % LARGE, 0);
 }
