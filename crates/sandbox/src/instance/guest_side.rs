@@ -25,7 +25,7 @@ use crate::memory::{
 };
 use crate::snapshot::SnapshotData;
 
-use frames::{DIRTY, Frame, Page, USED, find, handed_out, logged};
+use frames::{DIRTY, FixedLeaf, Frame, Page, USED, find, handed_out, leaves, logged};
 
 /// Pages that are copied back without a look at whether this run wrote them, until their dirty flags are cleared the next time.
 ///
@@ -42,6 +42,8 @@ pub(super) struct GuestSide {
     /// Pages of the image that the host itself wrote to, by index. The guest cannot write there.
     written: DirtySet,
     pub(super) shown: Shown,
+    /// The leaves of the output buffer, once they were looked up.
+    output: Vec<FixedLeaf>,
     copies_since_sweep: usize,
 }
 
@@ -51,6 +53,20 @@ pub(super) struct Undo<'a> {
     pub(super) memory: &'a GuestMemory,
     pub(super) geometry: &'a Geometry,
     pub(super) base: &'a SnapshotData,
+}
+
+impl<'a> Undo<'a> {
+    pub(super) fn new(
+        memory: &'a GuestMemory,
+        geometry: &'a Geometry,
+        base: &'a SnapshotData,
+    ) -> Self {
+        Self {
+            memory,
+            geometry,
+            base,
+        }
+    }
 }
 
 /// What the processor has to do before the guest runs again.
@@ -68,6 +84,7 @@ impl GuestSide {
             frames: geometry.user()?.free_frames()?,
             written: DirtySet::new(geometry.plan.image().pages()),
             shown: Shown::default(),
+            output: Vec::new(),
             copies_since_sweep: 0,
         })
     }
@@ -114,6 +131,7 @@ impl GuestSide {
             memory.scratch.write_u64(offset, word)?;
         }
         self.kept.clear();
+        self.output.clear();
         self.copies_since_sweep = 0;
         self.set_allocator(memory)
     }
@@ -155,9 +173,10 @@ impl GuestSide {
         undo: Undo<'_>,
         reload: Reload,
     ) -> Result<(Restored, Translations), Failure> {
-        if self.find_new(undo)?.is_none() {
+        let found = self.find_new(undo)?;
+        let (Some(()), Some(wiped)) = (found, self.wipe_output(undo)?) else {
             return Ok((Restored::NotYet, Translations::Stale));
-        }
+        };
         let Undo {
             memory, geometry, ..
         } = undo;
@@ -179,14 +198,15 @@ impl GuestSide {
             }
             _ => {}
         }
-        let Some(copied) = put_back_contents(memory, &contents, &self.kept)? else {
+        let copied = put_back_contents(memory, &contents, &self.kept)?;
+        let Some(copied) = copied else {
             return Ok((Restored::NotYet, Translations::Stale));
         };
-        self.copies_since_sweep += copied;
+        self.copies_since_sweep += copied + wiped;
         if self.copies_since_sweep < COPIES_PER_SWEEP {
             return Ok((Restored::Completely, Translations::Valid));
         }
-        self.sweep(vm, memory)?;
+        self.sweep(vm, memory, geometry)?;
         Ok((Restored::Completely, Translations::Stale))
     }
 
@@ -195,21 +215,56 @@ impl GuestSide {
     pub(super) fn adopt(
         &mut self,
         vm: &mut dyn Vm,
-        memory: &GuestMemory,
+        undo: Undo<'_>,
         base: &Arc<SnapshotData>,
     ) -> Result<(), Failure> {
         self.shown.go_on(base);
-        self.sweep(vm, memory)
+        self.sweep(vm, undo.memory, undo.geometry)
     }
 
     /// Clears the dirty flags, so that they tell what is written from now on. The processor must forget its translations then.
-    fn sweep(&mut self, vm: &mut dyn Vm, memory: &GuestMemory) -> Result<(), Failure> {
+    fn sweep(
+        &mut self,
+        vm: &mut dyn Vm,
+        memory: &GuestMemory,
+        geometry: &Geometry,
+    ) -> Result<(), Failure> {
         self.copies_since_sweep = 0;
         for page in pages(&self.kept) {
             let offset = memory.scratch_offset_of(page.link.at)?;
             memory.scratch.write_u64(offset, page.leaf & !DIRTY)?;
         }
+        for fixed in &self.output {
+            let offset = memory.scratch_offset_of(fixed.at)?;
+            memory.scratch.write_u64(offset, fixed.leaf & !DIRTY)?;
+        }
+        vm.publish_remap(geometry.plan.output())?;
         self.publish(vm)
+    }
+
+    /// Zeroes what may have been written of the output buffer. Returns how many pages those were, or `None` when a leaf is not as the
+    /// host made it.
+    fn wipe_output(&mut self, undo: Undo<'_>) -> Result<Option<usize>, Failure> {
+        let memory = undo.memory;
+        if self.output.is_empty() {
+            let view = undo.geometry.view.output;
+            let Ok(output) = leaves(memory, undo.geometry.user()?, view) else {
+                return Ok(None);
+            };
+            self.output = output;
+        }
+        let mut wiped = 0;
+        for fixed in &self.output {
+            let Some(flags) = used_flags(memory, fixed.at, fixed.leaf)? else {
+                return Ok(None);
+            };
+            if flags & DIRTY != 0 {
+                wiped += 1;
+                let offset = memory.scratch_offset_of(fixed.gpa)?;
+                memory.scratch.zero(offset, fixed.len_bytes)?;
+            }
+        }
+        Ok(Some(wiped))
     }
 
     fn publish(&self, vm: &mut dyn Vm) -> Result<(), Failure> {
@@ -253,7 +308,7 @@ impl GuestSide {
         let contents = self.shown.contents(undo.geometry, undo.base)?;
         let mut changed = Vec::new();
         for page in pages(&self.kept) {
-            let Some(flags) = used_flags(memory, page)? else {
+            let Some(flags) = used_flags(memory, page.link.at, page.leaf)? else {
                 return Err(broken);
             };
             let offset = page.frame_offset;
@@ -331,7 +386,7 @@ fn put_back_contents(
 ) -> Result<Option<usize>, Failure> {
     let mut copied = 0;
     for page in pages(kept) {
-        let Some(flags) = used_flags(memory, page)? else {
+        let Some(flags) = used_flags(memory, page.link.at, page.leaf)? else {
             return Ok(None);
         };
         if flags & DIRTY != 0 {
@@ -344,11 +399,11 @@ fn put_back_contents(
     Ok(Some(copied))
 }
 
-/// The accessed and dirty flags of a page's leaf; `None` when the rest of it is not as the monitor made it.
-fn used_flags(memory: &GuestMemory, page: &Page) -> Result<Option<u64>, Failure> {
-    let offset = memory.scratch_offset_of(page.link.at)?;
+/// The accessed and dirty flags of the leaf that lies at `at`; `None` when it is not `leaf` but for these.
+fn used_flags(memory: &GuestMemory, at: Gpa, leaf: u64) -> Result<Option<u64>, Failure> {
+    let offset = memory.scratch_offset_of(at)?;
     let raw = memory.scratch.read_u64(offset)?;
-    Ok((raw | USED == page.leaf).then_some(raw & USED))
+    Ok((raw | USED == leaf).then_some(raw & USED))
 }
 
 fn demand_zero(area: &Area) -> Option<DemandZero> {

@@ -336,12 +336,16 @@ impl Instance {
             physical.mark(plan.input().start(), self.input_used);
             physical.mark(plan.output().start(), plan.output().len_bytes());
         }
-        let scratch = &self.memory.scratch;
-        scratch.zero(self.memory.scratch_offset(plan.input()), self.input_used)?;
-        scratch.zero(
-            self.memory.scratch_offset(plan.output()),
-            plan.output().len_bytes(),
-        )?;
+        let output = plan.output();
+        let offset = self.memory.scratch_offset(output);
+        self.memory.scratch.zero(offset, output.len_bytes())?;
+        self.wipe_input()
+    }
+
+    /// The guest may not write to the input buffer, so what the host wrote is all that is there.
+    fn wipe_input(&mut self) -> Result<(), Failure> {
+        let offset = self.memory.scratch_offset(self.geometry.plan.input());
+        self.memory.scratch.zero(offset, self.input_used)?;
         self.input_used = 0;
         Ok(())
     }

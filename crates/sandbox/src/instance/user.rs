@@ -53,11 +53,7 @@ impl Instance {
                 host.restore(vm, &self.memory, &geometry, &self.base, reload)?
             }
             CowState::Guest(guest) => {
-                let undo = Undo {
-                    memory: &self.memory,
-                    geometry: &geometry,
-                    base: &self.base,
-                };
+                let undo = Undo::new(&self.memory, &geometry, &self.base);
                 let (restored, translations) = guest.restore(vm, undo, reload)?;
                 if translations == Translations::Stale {
                     self.renew_root();
@@ -66,7 +62,11 @@ impl Instance {
             }
             CowState::Kernel(_) => Restored::Completely,
         };
-        self.wipe_buffers()?;
+        match &self.cow {
+            // The output buffer is among the pages that were put back.
+            CowState::Guest(_) => self.wipe_input()?,
+            CowState::Host(_) | CowState::Kernel(_) => self.wipe_buffers()?,
+        }
         Ok(restored)
     }
 
@@ -79,7 +79,8 @@ impl Instance {
                 Translations::Valid
             }
             CowState::Guest(guest) => {
-                guest.adopt(vm, &self.memory, &self.base)?;
+                let undo = Undo::new(&self.memory, &self.geometry, &self.base);
+                guest.adopt(vm, undo, &self.base)?;
                 Translations::Stale
             }
             CowState::Kernel(_) => Translations::Valid,

@@ -226,3 +226,6 @@ impl<'a> Builder<'a> {
         self.map(GvaRange::new(start, len_bytes)?, gpa, attrs)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 
-use vellum_layout::{Gpa, GpaRange, Gva, PAGE_SIZE, PageSize};
-use vellum_vmem::{Attrs, EntryWidth, Format, Level, StoreError, TableStore, translate};
+use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize};
+use vellum_vmem::{
+    Attrs, EntryWidth, Format, Level, StoreError, TableStore, TranslateError, translate,
+};
 
 use crate::error::Failure;
 use crate::memory::{GuestMemory, TableAccess, UserParts, UserSpace};
@@ -75,6 +77,45 @@ pub(super) fn find(
     };
     let as_made = mapping.size == PageSize::Size4KiB && path.last() | USED == leaf;
     as_made.then_some(Frame::Page(page))
+}
+
+/// The leaves of a range that ring 3 may write and that never moves.
+pub(super) fn leaves(
+    memory: &GuestMemory,
+    user: &UserParts,
+    range: GvaRange,
+) -> Result<Vec<FixedLeaf>, TranslateError> {
+    let mut leaves = Vec::new();
+    let (mut gva, end) = (range.start(), range.end());
+    while gva < end {
+        let tables = TableAccess::in_scratch(memory);
+        let path = Path::new(tables);
+        let mapping = translate(&path, user.tables.start(), gva, Format::FOUR_LEVEL)?;
+        let in_page = gva.as_u64() % mapping.size.bytes();
+        let len_bytes = (mapping.size.bytes() - in_page).min(end.as_u64() - gva.as_u64());
+        leaves.push(FixedLeaf {
+            gpa: mapping.gpa,
+            len_bytes,
+            at: mapping.entry_gpa,
+            leaf: path.last() | USED,
+        });
+        let Some(next) = gva.checked_add(len_bytes) else {
+            break;
+        };
+        gva = next;
+    }
+    Ok(leaves)
+}
+
+/// A leaf that the host made, and the part of its page that a range has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FixedLeaf {
+    pub(super) gpa: Gpa,
+    pub(super) len_bytes: u64,
+    /// Where it lies.
+    pub(super) at: Gpa,
+    /// The leaf, accessed and dirty.
+    pub(super) leaf: u64,
 }
 
 /// Tables that remember what was read of them: at most one entry of each level.
