@@ -1,9 +1,13 @@
 //! The floor: KVM used directly, with nothing of Vellum in between.
 #![expect(unsafe_code, reason = "gives memory to a bare KVM virtual machine")]
 
-use kvm_bindings::{kvm_dtable, kvm_segment, kvm_userspace_memory_region};
+use std::marker::PhantomData;
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_dtable, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vellum_backend::HostMemory;
+
+use crate::ioctls::Slot;
 
 const MEMORY_LEN_BYTES: u64 = 0x1_0000;
 const CODE: u64 = 0x5000;
@@ -33,7 +37,7 @@ impl BareVm {
         let kvm = Kvm::new()?;
         let vm = kvm.create_vm()?;
         // SAFETY: the memory is kept beside the VM and dropped after it.
-        unsafe { vm.set_user_memory_region(slot(0, 0, MEMORY_LEN_BYTES, &memory)) }?;
+        unsafe { vm.set_user_memory_region(region(0, 0, MEMORY_LEN_BYTES, &memory)) }?;
         let vcpu = vm.create_vcpu(0)?;
         vcpu.set_cpuid2(&kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?)?;
         enter_ring_three(&vcpu)?;
@@ -53,7 +57,12 @@ impl BareVm {
     }
 }
 
-fn slot(number: u32, gpa: u64, len_bytes: u64, memory: &HostMemory) -> kvm_userspace_memory_region {
+fn region(
+    number: u32,
+    gpa: u64,
+    len_bytes: u64,
+    memory: &HostMemory,
+) -> kvm_userspace_memory_region {
     kvm_userspace_memory_region {
         slot: number,
         flags: 0,
@@ -100,22 +109,44 @@ fn enter_ring_three(vcpu: &VcpuFd) -> anyhow::Result<()> {
     Ok(vcpu.set_regs(&regs)?)
 }
 
-/// A VM with one vCPU and slots of the given sizes, as a sandbox has them, and nothing in them.
-pub(crate) fn create(slots: &[u64]) -> anyhow::Result<()> {
-    let kvm = Kvm::new()?;
-    let memories = slots
-        .iter()
-        .map(|&len_bytes| HostMemory::zeroed(len_bytes))
-        .collect::<Result<Vec<_>, _>>()?;
-    let vm = kvm.create_vm()?;
-    let mut gpa = 0x1000;
-    for (number, memory) in (0..).zip(&memories) {
-        // SAFETY: the memories live until the end of this function; the VM is dropped before them.
-        unsafe { vm.set_user_memory_region(slot(number, gpa, memory.len_bytes(), memory)) }?;
-        gpa += memory.len_bytes();
+/// Memory for slots like those that a sandbox was seen to set.
+pub(crate) struct BareSlots {
+    slots: Vec<(Slot, HostMemory)>,
+}
+
+/// A VM with one vCPU and slots, and nothing in them. It lives as long as their memory.
+pub(crate) struct Created<'a> {
+    _vcpu: VcpuFd,
+    _vm: VmFd,
+    _memory: PhantomData<&'a BareSlots>,
+}
+
+impl BareSlots {
+    pub(crate) fn new(slots: &[Slot]) -> anyhow::Result<Self> {
+        let with_memory = |&slot: &Slot| Ok((slot, HostMemory::zeroed(slot.len_bytes)?));
+        // A slot of no length is one that was removed.
+        let slots = slots.iter().filter(|slot| slot.len_bytes > 0);
+        Ok(Self {
+            slots: slots.map(with_memory).collect::<anyhow::Result<_>>()?,
+        })
     }
-    let vcpu = vm.create_vcpu(0)?;
-    drop(vcpu);
-    drop(vm);
-    Ok(())
+
+    /// Makes the VM, its vCPU and its slots: three kinds of request to KVM and no more.
+    pub(crate) fn create(&self) -> anyhow::Result<Created<'_>> {
+        let kvm = Kvm::new()?;
+        let vm = kvm.create_vm()?;
+        let mut gpa = 0x1000;
+        for (number, (slot, memory)) in (0..).zip(&self.slots) {
+            let mut region = region(number, gpa, slot.len_bytes, memory);
+            region.flags = slot.flags & KVM_MEM_READONLY;
+            // SAFETY: the memory outlives what is returned.
+            unsafe { vm.set_user_memory_region(region) }?;
+            gpa += slot.len_bytes;
+        }
+        Ok(Created {
+            _vcpu: vm.create_vcpu(0)?,
+            _vm: vm,
+            _memory: PhantomData,
+        })
+    }
 }

@@ -8,13 +8,17 @@
 
 mod bare;
 mod counts;
+mod exact;
 mod figures;
 mod ioctls;
 mod measure;
 mod memory;
 mod pool;
+mod profile;
 mod sandboxes;
 mod statistics;
+mod system_calls;
+mod tsc;
 
 use std::path::PathBuf;
 
@@ -25,6 +29,10 @@ use figures::Figures;
 use measure::Effort;
 
 #[derive(Parser)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are independent"
+)]
 struct Options {
     /// Writes the figures as a flat JSON object of numbers.
     #[arg(long)]
@@ -35,6 +43,15 @@ struct Options {
     /// Only what is counted, not what is timed.
     #[arg(long)]
     counts: bool,
+    /// Instructions of each operation, on a machine whose time-stamp counter counts them.
+    #[arg(long)]
+    exact: bool,
+    /// In which functions of the host the instructions of one operation are: a name of the table that `--exact` prints.
+    #[arg(long, value_name = "OPERATION")]
+    profile: Option<String>,
+    /// Given to the child that is profiled.
+    #[arg(long, hide = true)]
+    marked: Option<String>,
     /// Who copies pages: guest or host; by default what suits the hypervisor.
     #[arg(long)]
     cow: Option<String>,
@@ -52,6 +69,14 @@ fn main() -> anyhow::Result<()> {
     };
     let engine = sandboxes::engine(options.cow.as_deref())?;
     println!("engine: {engine}");
+    if let Some(operation) = &options.profile {
+        let mut arguments = vec![format!("--marked={operation}")];
+        arguments.extend(options.cow.iter().map(|cow| format!("--cow={cow}")));
+        return profile::profile(&arguments);
+    }
+    if options.exact || options.marked.is_some() {
+        return exact::exact(&engine, options.marked);
+    }
     let mut figures = Figures::default();
     counts::counts(&engine, &mut figures)?;
     if !options.counts {

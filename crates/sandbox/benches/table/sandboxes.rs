@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, bail};
 use vellum_sandbox::{CowMode, Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
 
-use crate::bare::{self, BareVm};
+use crate::bare::{BareSlots, BareVm};
 use crate::figures::Figures;
 use crate::ioctls;
 use crate::measure::{Effort, median, pair};
@@ -211,11 +211,22 @@ pub(crate) fn creation(
     )?;
     figures.add("snapshot_dirty_16_ns", time);
 
-    // Image with 8 MiB of layers, their headroom and a zero region of 13 MiB; scratch of some 200 KiB.
-    let slots = [32 * MIB, MIB / 4];
-    let floor = median(effort.samples(200), || Ok(()), |()| bare::create(&slots))?;
-    figures.add("create_floor_ns", floor);
     let host = host_functions();
+    let slots = ioctls::watch(|| Ok(Sandbox::from_snapshot(engine, &snapshot, &host).map(drop)?))?;
+    let slots = BareSlots::new(&slots.slots)?;
+    let bare = std::cell::RefCell::new(None);
+    let floor = median(
+        effort.samples(200),
+        || {
+            bare.borrow_mut().take();
+            Ok(())
+        },
+        |()| {
+            *bare.borrow_mut() = Some(slots.create()?);
+            Ok(())
+        },
+    )?;
+    figures.add("create_floor_ns", floor);
     // The sandbox of the sample before is dropped in the untimed part.
     let last = std::cell::RefCell::new(None);
     let time = median(
