@@ -96,7 +96,10 @@ impl Instance {
         let geometry = snapshot.geometry(engine)?;
         let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
         let mut vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
-        map_slots(vm.as_mut(), &memory, &geometry)?;
+        let is_pinned = !vm.capabilities().host_discard;
+        if !is_pinned {
+            map_slots(vm.as_mut(), &memory, &geometry)?;
+        }
         let cow = match (&geometry.parts, geometry.cow) {
             (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
             (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)?),
@@ -122,6 +125,9 @@ impl Instance {
         instance.write_fixed_frames()?;
         instance.load_memory(snapshot, &Layers::default())?;
         instance.boot_kernel()?;
+        if is_pinned {
+            map_slots(instance.vm.0.as_mut(), &instance.memory, &instance.geometry)?;
+        }
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
     }
@@ -188,8 +194,34 @@ impl Instance {
             self.write_fixed_frames()?;
         }
         let present = self.shown_snapshot().layers.clone();
-        self.load_memory(snapshot, &present)?;
+        self.remap_around(|instance| instance.load_memory(snapshot, &present))?;
         self.load_state(leaving)
+    }
+
+    /// Lets `change` map other host memory where the VM's memories lie. Where memory is pinned the VM would keep the old pages, so it gives
+    /// them up before, and gets the new ones.
+    fn remap_around(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let vm = self.vm.0.as_mut();
+        if vm.capabilities().host_discard {
+            return change(self);
+        }
+        // What was written is not known any more once a range is gone.
+        match &mut self.cow {
+            CowState::Host(host) => host.collect(vm, &self.geometry)?,
+            CowState::Kernel(physical) => physical.collect(vm)?,
+            CowState::Guest(_) => {}
+        }
+        // Until both ranges are there again this VM must not run.
+        self.has_failed = true;
+        vm.unmap(self.geometry.plan.image())?;
+        vm.unmap(self.geometry.plan.scratch())?;
+        change(self)?;
+        map_slots(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+        self.has_failed = false;
+        Ok(())
     }
 
     /// The snapshot whose layers lie in the image slot.
