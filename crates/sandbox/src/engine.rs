@@ -1,5 +1,6 @@
 //! The engine: the chosen hypervisor, the CPU profile, and what they imply.
 
+mod idle;
 mod kind;
 
 use std::fmt;
@@ -10,8 +11,11 @@ use vellum_backend::{Capabilities, Hypervisor, Irqchip, Mmu, RingZero, Tracking,
 use vellum_layout::{GuestKind, Translation};
 
 use crate::error::{Error, Failure};
+use crate::instance::Instance;
 use crate::memory::{Geometry, Parts};
+use crate::snapshot::SnapshotData;
 
+use idle::IdleVms;
 pub use kind::EngineKind;
 pub(crate) use kind::NoEngine;
 
@@ -38,6 +42,7 @@ struct Inner {
     tracked: VmConfig,
     /// For guests that bring their own kernel.
     kernel: VmConfig,
+    idle: IdleVms,
 }
 
 /// Who copies a page when a guest writes to it for the first time.
@@ -82,6 +87,7 @@ pub struct EngineBuilder {
     profile: CpuProfile,
     cow: Option<CowMode>,
     choice: Choice,
+    idle_vms: Option<usize>,
 }
 
 /// Which hypervisor to use.
@@ -122,6 +128,14 @@ impl EngineBuilder {
     #[must_use]
     pub fn hypervisor(mut self, hypervisor: Arc<dyn Hypervisor>) -> Self {
         self.choice = Choice::Open(hypervisor);
+        self
+    }
+
+    /// How many VMs of sandboxes that were [recycled](crate::Sandbox::recycle) the engine keeps for the next ones; 16 if not said. Each keeps
+    /// its snapshot alive, and what memory its guest has touched, at most 16 MiB.
+    #[must_use]
+    pub const fn idle_vms(mut self, most: usize) -> Self {
+        self.idle_vms = Some(most);
         self
     }
 
@@ -205,6 +219,16 @@ impl Engine {
             Translation::Identity => CowMode::HostSide,
             Translation::TwoLevel | Translation::FourLevel => self.inner.cow,
         }
+    }
+
+    /// Keeps the VM of a sandbox that has ended.
+    pub(crate) fn keep_idle(&self, instance: Instance) {
+        self.inner.idle.keep(instance);
+    }
+
+    /// A VM that stands on `snapshot`, or can be brought there.
+    pub(crate) fn take_idle(&self, snapshot: &Arc<SnapshotData>) -> Option<Instance> {
+        self.inner.idle.take(snapshot)
     }
 
     pub(crate) fn create_vm(

@@ -91,6 +91,25 @@ impl std::fmt::Debug for DebugVm {
 }
 
 impl Instance {
+    /// A VM in the state of `snapshot`: one that another sandbox has left with the engine, or a new one.
+    pub(crate) fn obtain(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
+        if let Some(mut idle) = engine.take_idle(snapshot)
+            && idle.renew(snapshot).is_ok()
+        {
+            return Ok(idle);
+        }
+        Self::new(engine, snapshot)
+    }
+
+    /// Makes an idle VM, which stands on its base, one of `snapshot`.
+    fn renew(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+        if !Arc::ptr_eq(snapshot, &self.base) {
+            return self.load(snapshot, Leaving::Cleanly);
+        }
+        self.generation = snapshot.generation;
+        self.tell_guest()
+    }
+
     /// A new VM in the state of `snapshot`.
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
         let geometry = snapshot.geometry(engine)?;
