@@ -170,6 +170,7 @@ impl EngineBuilder {
                 hypervisor,
                 model,
                 cow,
+                idle: IdleVms::new(self.idle_vms.unwrap_or(idle::DEFAULT_IDLE_VMS)),
             }),
         })
     }

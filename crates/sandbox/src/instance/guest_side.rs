@@ -9,12 +9,13 @@ mod frames;
 use std::sync::Arc;
 
 use vellum_backend::Vm;
+use vellum_backend::memory::OutOfBounds;
 use vellum_layout::{
     Gpa, GpaRange, Gva, MONITOR_DATA_OFFSET, PAGE_SIZE, SCRATCH_TOP_ALLOCATOR_OFFSET,
 };
 
 use super::ChangedPage;
-use super::dirty::{DirtySet, MAX_REMEMBERED_PAGES};
+use super::dirty::DirtySet;
 use super::host_side::{Reload, Restored};
 use super::shown::Shown;
 use crate::error::Failure;
@@ -31,6 +32,12 @@ use frames::{DIRTY, FixedLeaf, Frame, Page, USED, find, handed_out, leaves, logg
 ///
 /// A cleared flag takes effect when the processor forgets its translations, which costs about as much as copying this many pages.
 const COPIES_PER_SWEEP: usize = 64;
+
+/// Frames above which a restore takes them back, with their memory. A restore looks at a flag for each frame.
+const MAX_FRAMES: usize = 2048;
+/// Frames above which a sandbox does not go on in place after a snapshot, but maps it: the snapshot has cost more already, or many before
+/// it have.
+const MAX_FRAMES_IN_PLACE: usize = 512;
 
 /// What the host keeps to undo the guest's writes.
 #[derive(Debug)]
@@ -100,8 +107,7 @@ impl GuestSide {
         let number = number.and_then(|number| usize::try_from(number).ok());
         // One that was not looked up yet has its flag from the monitor.
         if let Some(Frame::Page(page)) = number.and_then(|number| self.kept.get(number)) {
-            let offset = memory.scratch_offset_of(page.link.at)?;
-            memory.scratch.write_u64(offset, page.leaf)?;
+            memory.scratch.write_u64(page.leaf_offset, page.leaf)?;
         }
         Ok(())
     }
@@ -153,7 +159,7 @@ impl GuestSide {
     /// Gives the memory of frames back to the system where there is much of it. The monitor fills a frame when it hands it out.
     fn return_memory(&self, memory: &GuestMemory) -> Result<(), Failure> {
         let used = self.handed_out(memory)?;
-        if used <= MAX_REMEMBERED_PAGES as u64 {
+        if used <= MAX_FRAMES as u64 {
             return Ok(());
         }
         let start = memory.scratch_offset(self.frames);
@@ -187,7 +193,7 @@ impl GuestSide {
                 .put(&memory.image, page * PAGE_SIZE)?;
         }
         let keeps = geometry.user()?.has_frames_for_all;
-        let too_many = self.kept.len() > MAX_REMEMBERED_PAGES;
+        let too_many = self.kept.len() > MAX_FRAMES;
         match (self.shown.is_older(), reload) {
             (false, _) if too_many || !keeps => {
                 self.take_back(vm, undo)?;
@@ -208,6 +214,11 @@ impl GuestSide {
         }
         self.sweep(vm, memory, geometry)?;
         Ok((Restored::Completely, Translations::Stale))
+    }
+
+    /// Whether going on in place would keep so many frames that looking at their flags would slow each restore down.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() > MAX_FRAMES_IN_PLACE
     }
 
     /// Goes on from `base` to a snapshot that was just taken: the pages that were written are its own content. Nothing is mapped and
@@ -231,12 +242,12 @@ impl GuestSide {
     ) -> Result<(), Failure> {
         self.copies_since_sweep = 0;
         for page in pages(&self.kept) {
-            let offset = memory.scratch_offset_of(page.link.at)?;
-            memory.scratch.write_u64(offset, page.leaf & !DIRTY)?;
+            let clean = page.leaf & !DIRTY;
+            memory.scratch.write_u64(page.leaf_offset, clean)?;
         }
         for fixed in &self.output {
-            let offset = memory.scratch_offset_of(fixed.at)?;
-            memory.scratch.write_u64(offset, fixed.leaf & !DIRTY)?;
+            let clean = fixed.leaf & !DIRTY;
+            memory.scratch.write_u64(fixed.leaf_offset, clean)?;
         }
         vm.publish_remap(geometry.plan.output())?;
         self.publish(vm)
@@ -255,13 +266,12 @@ impl GuestSide {
         }
         let mut wiped = 0;
         for fixed in &self.output {
-            let Some(flags) = used_flags(memory, fixed.at, fixed.leaf)? else {
+            let Some(flags) = used_flags(memory, fixed.leaf_offset, fixed.leaf)? else {
                 return Ok(None);
             };
             if flags & DIRTY != 0 {
                 wiped += 1;
-                let offset = memory.scratch_offset_of(fixed.gpa)?;
-                memory.scratch.zero(offset, fixed.len_bytes)?;
+                memory.scratch.zero(fixed.offset, fixed.len_bytes)?;
             }
         }
         Ok(Some(wiped))
@@ -279,16 +289,13 @@ impl GuestSide {
     fn take_back(&mut self, vm: &mut dyn Vm, undo: Undo<'_>) -> Result<(), Failure> {
         let user = undo.geometry.user()?;
         let space = undo.base.user_space()?;
-        for frame in &self.kept {
-            let link = match frame {
-                Frame::Page(page) => page.link,
-                Frame::Table(link) => *link,
-            };
+        let first = undo.memory.scratch_offset(user.tables);
+        let tables = first..first + user.tables.len_bytes();
+        for link in self.kept.iter().map(Frame::link) {
             // An entry of a table that was itself handed out vanishes with that table.
-            if user.tables.contains(link.at) {
+            if tables.contains(&link.offset) {
                 let entry = pristine_entry(undo.geometry, space, link.gva, link.level)?;
-                let offset = undo.memory.scratch_offset_of(link.at)?;
-                undo.memory.scratch.write_u64(offset, entry)?;
+                undo.memory.scratch.write_u64(link.offset, entry)?;
             }
         }
         self.publish(vm)?;
@@ -311,7 +318,7 @@ impl GuestSide {
         let contents = self.shown.contents(undo.geometry, undo.base)?;
         let mut changed = Vec::new();
         for page in pages(&self.kept) {
-            let Some(flags) = used_flags(memory, page.link.at, page.leaf)? else {
+            let Some(flags) = used_flags(memory, page.leaf_offset, page.leaf)? else {
                 return Err(broken);
             };
             let offset = page.frame_offset;
@@ -389,7 +396,7 @@ fn put_back_contents(
 ) -> Result<Option<usize>, Failure> {
     let mut copied = 0;
     for page in pages(kept) {
-        let Some(flags) = used_flags(memory, page.link.at, page.leaf)? else {
+        let Some(flags) = used_flags(memory, page.leaf_offset, page.leaf)? else {
             return Ok(None);
         };
         if flags & DIRTY != 0 {
@@ -402,9 +409,8 @@ fn put_back_contents(
     Ok(Some(copied))
 }
 
-/// The accessed and dirty flags of the leaf that lies at `at`; `None` when it is not `leaf` but for these.
-fn used_flags(memory: &GuestMemory, at: Gpa, leaf: u64) -> Result<Option<u64>, Failure> {
-    let offset = memory.scratch_offset_of(at)?;
+/// The accessed and dirty flags of the leaf at an offset of scratch; `None` when it is not `leaf` but for these.
+fn used_flags(memory: &GuestMemory, offset: u64, leaf: u64) -> Result<Option<u64>, OutOfBounds> {
     let raw = memory.scratch.read_u64(offset)?;
     Ok((raw | USED == leaf).then_some(raw & USED))
 }

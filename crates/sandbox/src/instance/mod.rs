@@ -184,15 +184,18 @@ impl Instance {
     ///
     /// After an error the VM is in no defined state.
     pub(crate) fn adopt(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
+        if let CowState::Guest(guest) = &self.cow {
+            let keeps = self.geometry.user()?.has_frames_for_all && !guest.is_full();
+            if !keeps && self.can_load(snapshot) {
+                return self.move_to(snapshot, Leaving::Cleanly);
+            }
+        }
         match &mut self.cow {
             CowState::Kernel(physical) => {
                 physical.adopt(self.vm.0.as_mut())?;
                 self.state = snapshot.state.clone();
                 self.base = snapshot.clone();
                 Ok(())
-            }
-            CowState::Guest(_) if !self.geometry.user()?.has_frames_for_all => {
-                self.move_to(snapshot, Leaving::Cleanly)
             }
             CowState::Guest(_) | CowState::Host(_) => self.adopt_in_place(snapshot),
         }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use vellum_backend::memory::OutOfBounds;
 use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize};
 use vellum_vmem::{
     Attrs, EntryWidth, Format, Level, StoreError, TableStore, TranslateError, translate,
@@ -22,24 +23,38 @@ pub(super) enum Frame {
 /// A page that the monitor copied or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    pub(super) gva: Gva,
-    /// Offset of the frame in scratch.
-    pub(super) frame_offset: u64,
-    /// Where the leaf is.
-    pub(super) link: Link,
+    /// Offset in scratch of the leaf.
+    pub(super) leaf_offset: u64,
     /// The leaf as the monitor made it: accessed and dirty.
     pub(super) leaf: u64,
+    /// Offset in scratch of the frame.
+    pub(super) frame_offset: u64,
+    pub(super) gva: Gva,
 }
 
-/// An entry that points to a frame.
+/// An entry that points to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    /// Where it lies.
-    pub(super) at: Gpa,
+    /// Offset in scratch.
+    pub(super) offset: u64,
     /// An address that it translates.
     pub(super) gva: Gva,
     /// Level of the table that it lies in.
     pub(super) level: Level,
+}
+
+impl Frame {
+    /// The entry that points to it.
+    pub(super) fn link(&self) -> Link {
+        match self {
+            Self::Table(link) => *link,
+            Self::Page(page) => Link {
+                offset: page.leaf_offset,
+                gva: page.gva,
+                level: Level::L1,
+            },
+        }
+    }
 }
 
 /// The accessed and dirty flags, which the processor sets in a leaf (Intel SDM volume 3, section 4.8).
@@ -61,22 +76,37 @@ pub(super) fn find(
     let area = space.area_of(gva).filter(|area| area.is_writable())?;
     let path = Path::new(TableAccess::in_scratch(memory));
     let mapping = translate(&path, user.tables.start(), gva, Format::FOUR_LEVEL).ok()?;
+    let scratch = memory.scratch_range();
     if mapping.gpa != frame {
-        return path.link_to(frame, gva).map(Frame::Table);
+        let (at, level) = path.link_to(frame)?;
+        let offset = scratch.offset_of(at)?;
+        return Some(Frame::Table(Link { offset, gva, level }));
     }
     let leaf = frame.as_u64() | PRESENT | USED | (area.rights | Attrs::USER).bits();
     let page = Page {
-        gva,
-        frame_offset: memory.scratch_range().offset_of(frame)?,
-        link: Link {
-            at: mapping.entry_gpa,
-            gva,
-            level: Level::L1,
-        },
+        leaf_offset: scratch.offset_of(mapping.entry_gpa)?,
         leaf,
+        frame_offset: scratch.offset_of(frame)?,
+        gva,
     };
     let as_made = mapping.size == PageSize::Size4KiB && path.last() | USED == leaf;
     as_made.then_some(Frame::Page(page))
+}
+
+/// That something is not where the host has put it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unknown;
+
+impl From<TranslateError> for Unknown {
+    fn from(_: TranslateError) -> Self {
+        Self
+    }
+}
+
+impl From<OutOfBounds> for Unknown {
+    fn from(_: OutOfBounds) -> Self {
+        Self
+    }
 }
 
 /// The leaves of a range that ring 3 may write and that never moves.
@@ -84,7 +114,7 @@ pub(super) fn leaves(
     memory: &GuestMemory,
     user: &UserParts,
     range: GvaRange,
-) -> Result<Vec<FixedLeaf>, TranslateError> {
+) -> Result<Vec<FixedLeaf>, Unknown> {
     let mut leaves = Vec::new();
     let (mut gva, end) = (range.start(), range.end());
     while gva < end {
@@ -94,10 +124,10 @@ pub(super) fn leaves(
         let in_page = gva.as_u64() % mapping.size.bytes();
         let len_bytes = (mapping.size.bytes() - in_page).min(end.as_u64() - gva.as_u64());
         leaves.push(FixedLeaf {
-            gpa: mapping.gpa,
-            len_bytes,
-            at: mapping.entry_gpa,
+            leaf_offset: memory.scratch_offset_of(mapping.entry_gpa)?,
             leaf: path.last() | USED,
+            offset: memory.scratch_offset_of(mapping.gpa)?,
+            len_bytes,
         });
         let Some(next) = gva.checked_add(len_bytes) else {
             break;
@@ -110,12 +140,13 @@ pub(super) fn leaves(
 /// A leaf that the host made, and the part of its page that a range has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FixedLeaf {
-    pub(super) gpa: Gpa,
-    pub(super) len_bytes: u64,
-    /// Where it lies.
-    pub(super) at: Gpa,
+    /// Offset in scratch of the leaf.
+    pub(super) leaf_offset: u64,
     /// The leaf, accessed and dirty.
     pub(super) leaf: u64,
+    /// Offset in scratch of the part.
+    pub(super) offset: u64,
+    pub(super) len_bytes: u64,
 }
 
 /// Tables that remember what was read of them: at most one entry of each level.
@@ -145,20 +176,15 @@ impl<'a> Path<'a> {
             .map_or(0, |(_, raw)| *raw)
     }
 
-    /// The entry on the way to `gva` that points to `frame`.
-    fn link_to(&self, frame: Gpa, gva: Gva) -> Option<Link> {
+    /// The entry on the way that points to the table `frame`, and the level of the table that it lies in.
+    fn link_to(&self, frame: Gpa) -> Option<(Gpa, Level)> {
         let read = self.read.get();
-        let entries = read.iter().take(self.count.get()).zip(LEVELS);
+        let mut entries = read.iter().take(self.count.get()).zip(LEVELS);
         entries
-            .filter(|((_, raw), level)| {
+            .find(|((_, raw), level)| {
                 *level != Level::L1 && raw & FRAME_MASK == frame.as_u64() && raw & PRESENT != 0
             })
-            .map(|((at, _), level)| Link {
-                at: *at,
-                gva,
-                level,
-            })
-            .next()
+            .map(|((at, _), level)| (*at, level))
     }
 }
 
