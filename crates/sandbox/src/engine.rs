@@ -210,6 +210,11 @@ impl Engine {
         self.inner.hypervisor.capabilities()
     }
 
+    /// How many VMs of [recycled](crate::Sandbox::recycle) sandboxes wait for the next ones.
+    pub fn idle_vms(&self) -> usize {
+        self.inner.idle.len()
+    }
+
     pub(crate) fn model(&self) -> &CpuModel {
         &self.inner.model
     }

@@ -24,6 +24,10 @@ impl IdleVms {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.change(|vms| vms.len())
+    }
+
     /// Keeps one more; when there is no room, the one that has been idle for longest goes.
     pub(super) fn keep(&self, instance: Instance) {
         if self.most == 0 {
@@ -58,7 +62,6 @@ impl IdleVms {
 
 impl fmt::Debug for IdleVms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.change(|vms| vms.len());
-        write!(f, "{count} of {} idle VMs", self.most)
+        write!(f, "{} of {} idle VMs", self.len(), self.most)
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct GuestSide {
     /// Pages of the image that the host itself wrote to, by index. The guest cannot write there.
     written: DirtySet,
     pub(super) shown: Shown,
+    /// Counts the bases that it went on to in place.
+    base_number: u64,
     /// The leaves of the output buffer, once they were looked up.
     output: Vec<FixedLeaf>,
     copies_since_sweep: usize,
@@ -91,6 +93,7 @@ impl GuestSide {
             frames: geometry.user()?.free_frames()?,
             written: DirtySet::new(geometry.plan.image().pages()),
             shown: Shown::default(),
+            base_number: 0,
             output: Vec::new(),
             copies_since_sweep: 0,
         })
@@ -204,7 +207,7 @@ impl GuestSide {
             }
             _ => {}
         }
-        let copied = put_back_contents(memory, &contents, &self.kept)?;
+        let copied = put_back_contents(memory, &contents, &mut self.kept, self.base_number)?;
         let Some(copied) = copied else {
             return Ok((Restored::NotYet, Translations::Stale));
         };
@@ -230,6 +233,7 @@ impl GuestSide {
         base: &Arc<SnapshotData>,
     ) -> Result<(), Failure> {
         self.shown.go_on(base);
+        self.base_number += 1;
         self.sweep(vm, undo.memory, undo.geometry)
     }
 
@@ -392,18 +396,26 @@ fn pages(frames: &[Frame]) -> impl Iterator<Item = &Page> {
 fn put_back_contents(
     memory: &GuestMemory,
     contents: &Contents<'_>,
-    kept: &[Frame],
+    kept: &mut [Frame],
+    base_number: u64,
 ) -> Result<Option<usize>, Failure> {
+    let layers = contents.layers();
     let mut copied = 0;
-    for page in pages(kept) {
+    for frame in kept {
+        let Frame::Page(page) = frame else {
+            continue;
+        };
         let Some(flags) = used_flags(memory, page.leaf_offset, page.leaf)? else {
             return Ok(None);
         };
         if flags & DIRTY != 0 {
             copied += 1;
-            contents
-                .at(page.gva)
-                .put(&memory.scratch, page.frame_offset)?;
+            if page.base_number != base_number {
+                page.place = contents.place(page.gva);
+                page.base_number = base_number;
+            }
+            let content = layers.at(page.place);
+            content.put(&memory.scratch, page.frame_offset)?;
         }
     }
     Ok(Some(copied))

@@ -184,11 +184,8 @@ impl Instance {
     ///
     /// After an error the VM is in no defined state.
     pub(crate) fn adopt(&mut self, snapshot: &Arc<SnapshotData>) -> Result<(), Failure> {
-        if let CowState::Guest(guest) = &self.cow {
-            let keeps = self.geometry.user()?.has_frames_for_all && !guest.is_full();
-            if !keeps && self.can_load(snapshot) {
-                return self.move_to(snapshot, Leaving::Cleanly);
-            }
+        if !self.goes_on_in_place() {
+            return self.move_to(snapshot, Leaving::Cleanly);
         }
         match &mut self.cow {
             CowState::Kernel(physical) => {
@@ -203,8 +200,13 @@ impl Instance {
 
     /// Whether [`adopt`](Self::adopt) has room in this VM.
     pub(crate) fn can_adopt(&self, snapshot: &SnapshotData) -> bool {
+        self.goes_on_in_place() || self.can_load(snapshot)
+    }
+
+    /// Whether a snapshot leaves pages and tables as they are.
+    fn goes_on_in_place(&self) -> bool {
         match (&self.cow, self.geometry.user()) {
-            (CowState::Guest(_), Ok(user)) => user.has_frames_for_all || self.can_load(snapshot),
+            (CowState::Guest(guest), Ok(user)) => user.has_frames_for_all && !guest.is_full(),
             _ => true,
         }
     }

@@ -3,7 +3,9 @@
 
 use vellum_layout::{GpaRange, Gva, PAGE_SIZE};
 
-use super::{Backing, Extents, Geometry, Layers, PageSource, SpaceError, UserParts, UserSpace};
+use super::{
+    Backing, Extents, Geometry, Layers, PageSource, Place, SpaceError, UserParts, UserSpace,
+};
 
 /// The unmodified contents of an image slot: those of a snapshot.
 ///
@@ -90,8 +92,18 @@ impl<'a> Contents<'a> {
 
     /// The unmodified content of the page at an address.
     pub(crate) fn at(&self, gva: Gva) -> PageSource<'a> {
-        let page = self.space.extents().image_page_of(gva);
-        page.map_or(PageSource::Zero, |image_page| self.layers.page(image_page))
+        self.layers.at(self.place(gva))
+    }
+
+    /// Where that lies in the layers of the snapshot.
+    pub(crate) fn place(&self, gva: Gva) -> Option<Place> {
+        let page = self.space.extents().image_page_of(gva)?;
+        self.layers.place(page)
+    }
+
+    /// The layers of the snapshot.
+    pub(crate) fn layers(&self) -> &'a Layers {
+        self.layers
     }
 
     /// The address that the guest knows a page of the slot by. `None` for a page that no address maps: one of an older layer that

@@ -246,14 +246,38 @@ impl Layers {
         (end <= placed.layer.pages()).then_some((&*placed.layer, start..end))
     }
 
-    /// The unmodified content of an image page; zeroes behind the last one.
-    pub(crate) fn page(&self, image_page: u64) -> PageSource<'_> {
-        self.holding(image_page)
-            .map_or(PageSource::Zero, |placed| PageSource::Layer {
+    /// Where the content of an image page lies; `None` behind the last one, where all is zero.
+    pub(crate) fn place(&self, image_page: u64) -> Option<Place> {
+        let after = (self.layers).partition_point(|placed| placed.first <= image_page);
+        let index = after.checked_sub(1)?;
+        let placed = self.layers.get(index)?;
+        (image_page < placed.end()).then(|| Place {
+            layer: index,
+            offset: (image_page - placed.first) * PAGE_SIZE,
+        })
+    }
+
+    /// The content that lies at a place of these very layers.
+    pub(crate) fn at(&self, place: Option<Place>) -> PageSource<'_> {
+        place
+            .and_then(|place| Some((self.layers.get(place.layer)?, place.offset)))
+            .map_or(PageSource::Zero, |(placed, offset)| PageSource::Layer {
                 memory: &placed.layer.pristine,
-                offset: (image_page - placed.first) * PAGE_SIZE,
+                offset,
             })
     }
+
+    /// The unmodified content of an image page; zeroes behind the last one.
+    pub(crate) fn page(&self, image_page: u64) -> PageSource<'_> {
+        self.at(self.place(image_page))
+    }
+}
+
+/// Where the content of a page lies in some layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    layer: usize,
+    offset: u64,
 }
 
 /// The unmodified content of a page.

@@ -16,7 +16,7 @@ pub(crate) use config::{Config, Sizes};
 pub(crate) use contents::{AddressIndex, Contents};
 pub(crate) use extents::{Extent, Extents, PageAddress, padding, placed};
 pub(crate) use kernel::Paging;
-pub(crate) use layers::{Layer, Layers, PageSource, Run};
+pub(crate) use layers::{Layer, Layers, PageSource, Place, Run};
 pub(crate) use space::{Geometry, GuestView, Parts, SpaceError};
 pub(crate) use user::{FixedFrame, UserParts};
 

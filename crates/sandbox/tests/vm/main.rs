@@ -12,6 +12,7 @@ mod checkpoints;
 mod debugger;
 mod fork;
 mod host_functions;
+mod idle_vms;
 mod kept_pages;
 mod large_values;
 mod logging;

@@ -9,7 +9,7 @@ use vellum_vmem::{
 };
 
 use crate::error::Failure;
-use crate::memory::{GuestMemory, TableAccess, UserParts, UserSpace};
+use crate::memory::{GuestMemory, Place, TableAccess, UserParts, UserSpace};
 
 /// What a frame became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,13 @@ pub(super) struct Page {
     /// Offset in scratch of the frame.
     pub(super) frame_offset: u64,
     pub(super) gva: Gva,
+    /// Where the content lies that a restore puts back, in the layers of the base; and which base that was.
+    pub(super) place: Option<Place>,
+    pub(super) base_number: u64,
 }
+
+/// The number of no base.
+const NO_BASE: u64 = u64::MAX;
 
 /// An entry that points to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +94,8 @@ pub(super) fn find(
         leaf,
         frame_offset: scratch.offset_of(frame)?,
         gva,
+        place: None,
+        base_number: NO_BASE,
     };
     let as_made = mapping.size == PageSize::Size4KiB && path.last() | USED == leaf;
     as_made.then_some(Frame::Page(page))
