@@ -14,6 +14,7 @@ mod fork;
 mod host_functions;
 mod large_values;
 mod logging;
+mod outbox;
 mod pool;
 mod random_orders;
 mod residue;
