@@ -94,6 +94,7 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
         (host.ratio - call.ratio) / f64::from(CALLS),
     );
 
+    log_records(&mut sandbox, effort, figures)?;
     let per_call = ioctls::count_per(COUNTED, || {
         (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
     })?;
@@ -105,6 +106,18 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
         "ioctls_per_host_call",
         (with_host_calls - per_call) / f64::from(COUNTED),
     );
+    Ok(())
+}
+
+/// What a log record adds to a call, when nobody listens.
+fn log_records(sandbox: &mut Sandbox, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const RECORDS: u32 = 64;
+    let log = sandbox.function::<(u32,), ()>("log_lines")?;
+    let cell = std::cell::RefCell::new(sandbox);
+    let lines = |count: u32| Ok(log.call(&mut cell.borrow_mut(), (count,))?);
+    let times = pair(effort.samples(200), || lines(0), || lines(RECORDS))?;
+    let record = (times.figure - times.floor) / f64::from(RECORDS);
+    figures.add_beside("log_record_ns", record, FLOOR);
     Ok(())
 }
 
