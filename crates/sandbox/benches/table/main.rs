@@ -10,14 +10,18 @@ mod bare;
 mod counts;
 mod exact;
 mod figures;
+mod footprint;
 mod ioctls;
 mod measure;
 mod memory;
 mod pool;
 mod profile;
+mod restores;
 mod sandboxes;
+mod snapshots;
 mod statistics;
 mod system_calls;
+mod targets;
 mod tsc;
 
 use std::path::PathBuf;
@@ -82,6 +86,7 @@ fn main() -> anyhow::Result<()> {
     if !options.counts {
         timed(&engine, effort, &mut figures)?;
     }
+    targets::set(&mut figures);
     print!("{}", figures.table());
     if let Some(path) = &options.json {
         std::fs::write(path, figures.json())?;
@@ -92,12 +97,13 @@ fn main() -> anyhow::Result<()> {
 /// Everything that is timed.
 fn timed(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     sandboxes::calls(engine, effort, figures)?;
-    sandboxes::restores(engine, effort, figures)?;
-    sandboxes::cycles(engine, effort, figures)?;
-    sandboxes::heaps(engine, effort, figures)?;
+    restores::restores(engine, effort, figures)?;
+    restores::cycles(engine, effort, figures)?;
+    restores::heaps(engine, effort, figures)?;
+    snapshots::snapshots(engine, effort, figures)?;
     sandboxes::creation(engine, effort, figures)?;
     sandboxes::large_bytes(engine, effort, figures)?;
-    sandboxes::footprint(engine, effort, figures)?;
+    footprint::footprint(engine, effort, figures)?;
     sandboxes::kernels(engine, effort, figures)?;
     pool::pool(engine, effort, figures)?;
     memory::page_tables(effort, figures)

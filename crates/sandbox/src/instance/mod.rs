@@ -14,6 +14,7 @@ mod user;
 
 use std::sync::Arc;
 
+use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
 use vellum_backend::{Exit, HostMemory, Protection, StateGroup, Vm};
@@ -49,6 +50,8 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
+    /// Offset of the outbox in scratch.
+    outbox_offset: u64,
     mappings: Mappings,
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
@@ -126,6 +129,7 @@ impl Instance {
         };
         let mut instance = Self {
             vm: DebugVm(vm),
+            outbox_offset: memory.scratch_offset(geometry.outbox()?),
             memory,
             mappings: Mappings::default(),
             cow,
@@ -369,6 +373,35 @@ impl Instance {
         self.memory.scratch.read(offset, into)
     }
 
+    /// Whether there is anything in the outbox, in one access.
+    #[inline]
+    pub(crate) fn outbox_header(&self) -> Result<OutboxHeader, OutOfBounds> {
+        let raw = self.memory.scratch.read_u64(self.outbox_offset)?;
+        Ok(zerocopy::transmute!(raw.to_le_bytes()))
+    }
+
+    pub(crate) fn outbox_len_bytes(&self) -> u64 {
+        self.geometry.view.outbox.len_bytes()
+    }
+
+    /// Copies this many bytes of records behind the end of `into`.
+    pub(crate) fn read_outbox(
+        &self,
+        len_bytes: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), OutOfBounds> {
+        let records = self.outbox_offset + RECORDS_OFFSET as u64;
+        self.memory.scratch.append_to(records, len_bytes, into)
+    }
+
+    /// Makes the outbox of a guest that waits empty.
+    pub(crate) fn empty_outbox(&mut self) -> Result<(), Failure> {
+        if let CowState::Kernel(physical) = &mut self.cow {
+            physical.mark(self.geometry.outbox()?.start(), size_of::<u64>() as u64);
+        }
+        Ok(self.memory.scratch.write_u64(self.outbox_offset, 0)?)
+    }
+
     /// Copies bytes from the bookkeeping page, `offset` below its end.
     pub(crate) fn read_bookkeeping(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
         self.memory
@@ -385,7 +418,8 @@ impl Instance {
         }
     }
 
-    /// Takes from the guest's sight what earlier calls left in the buffers.
+    /// Takes from the guest's sight what earlier calls left in the buffers and in the outbox. The guest may have written anywhere in
+    /// those that are its own.
     pub(crate) fn wipe_buffers(&mut self) -> Result<(), Failure> {
         let plan = &self.geometry.plan;
         if let CowState::Kernel(physical) = &mut self.cow {

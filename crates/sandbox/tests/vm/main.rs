@@ -16,6 +16,7 @@ mod idle_vms;
 mod kept_pages;
 mod large_values;
 mod logging;
+mod outbox;
 mod pool;
 mod random_orders;
 mod residue;

@@ -10,6 +10,8 @@ use crate::sandboxes::{self, MIB};
 pub(super) const FLOOR: &str = "bare_run";
 /// Host calls in the longer of two calls whose difference counts.
 const HOST_CALLS: u32 = 16;
+/// Log records in the longer of two.
+const RECORDS: u32 = 16;
 
 pub(super) fn calls(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
     let mut bare = BareVm::new()?;
@@ -38,6 +40,17 @@ pub(super) fn calls(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
             Ok(call_host.call(sandbox, (count,)).map(drop)?)
         })?;
     }
+    let log = sandbox.function::<(u32,), ()>("log_lines")?;
+    for (name, count) in [("call_0_records", 0), ("call_16_records", RECORDS)] {
+        meter.measure(name, once, sandbox, nothing, |sandbox| {
+            Ok(log.call(sandbox, (count,))?)
+        })?;
+    }
+    let floor = meter.row(FLOOR)?.instructions;
+    let both = ("call_16_records", "call_0_records");
+    meter
+        .difference("log_record", both, RECORDS)?
+        .aim(floor / 10.0);
     let both = ("call_16_host_calls", "call_0_host_calls");
     meter
         .difference("host_call", both, HOST_CALLS)?

@@ -3,6 +3,7 @@
 use vellum_sandbox::{Engine, GuestFn, Sandbox, Snapshot};
 
 use super::meter::{Meter, Repeat};
+use crate::bare::BareWriter;
 use crate::sandboxes::{self, MIB};
 
 /// A sandbox with an arena, its snapshot, and the functions that use it.
@@ -75,6 +76,16 @@ pub(super) fn cycles(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
         (256, 160_000.0),
         (1024, 600_000.0),
     ] {
+        let mut bare = BareWriter::new(pages)?;
+        let name = format!("bare_cycle_{pages}");
+        let nothing = |_: &mut _| Ok(());
+        meter.measure(
+            &name,
+            Repeat::default(),
+            &mut bare,
+            nothing,
+            BareWriter::cycle,
+        )?;
         let mut subject = Subject::new(engine, 8 * MIB)?;
         let row = meter.measure(
             &format!("cycle_dirty_{pages}"),
@@ -95,11 +106,17 @@ pub(super) fn cycles(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
 pub(super) fn snapshots(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
     for heap_mib in [1, 8, 64, 256] {
         let mut subject = Subject::new(engine, heap_mib * MIB)?;
+        let stamp = subject.sandbox.function::<(u64, u64), u64>("stamp_pages")?;
+        let mut value = 0;
         let row = meter.measure(
             &format!("snapshot_dirty_16_heap_{heap_mib}mib"),
             Repeat::default(),
             &mut subject,
-            |subject| subject.touch(16),
+            |subject| {
+                // Another value each time: a page that is as before need not be kept.
+                value += 1;
+                Ok(stamp.call(&mut subject.sandbox, (16, value)).map(drop)?)
+            },
             |subject| {
                 subject.snapshot = subject.sandbox.snapshot()?;
                 Ok(())
