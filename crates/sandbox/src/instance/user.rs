@@ -32,9 +32,14 @@ impl Instance {
             .map_err(Failure::Memory)?;
         let geometry = self.geometry.clone();
         let user = geometry.user()?;
+        let is_new = self.tables_used == 0;
         self.rebuild_tables(snapshot, user.tables)?;
         if let CowState::Guest(guest) = &mut self.cow {
             guest.start(&self.memory, user, snapshot.user_space()?)?;
+        }
+        if is_new {
+            // Scratch is zero, and better not touched.
+            return Ok(());
         }
         self.wipe_buffers()
     }
