@@ -450,9 +450,11 @@ impl SealedMemory {
             let window = HostMemory::window(&file, len_bytes)?;
             fill(&window).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         }
+        // No writable mapping is left, so forbidding new ones (Linux 5.1) forbids all. `F_SEAL_WRITE` would first search all pages for
+        // users that it does not know, and wait for every processor's page lists, which costs as much as all the rest.
         rustix::fs::fcntl_add_seals(
             &file,
-            SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+            SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
         )?;
         Ok(Self { file, len_bytes })
     }
