@@ -170,6 +170,26 @@ impl HostMemory {
         Ok(())
     }
 
+    /// Keeps the kernel from backing this memory with huge pages: for memory of which a guest touches a page here and there, where each
+    /// touch would take, and clear, 2 MiB.
+    ///
+    /// # Errors
+    /// What `madvise` says, but not that this kernel has no huge pages.
+    pub fn keep_pages_small(&self) -> io::Result<()> {
+        // SAFETY: the advice changes no content, and the range is this mapping.
+        let advised = unsafe {
+            rustix::mm::madvise(
+                self.base.as_ptr().cast(),
+                self.len_bytes,
+                Advice::LinuxNoHugepage,
+            )
+        };
+        match advised {
+            Err(rustix::io::Errno::INVAL) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     /// Gives the memory of `range` back to the kernel: it reads as what was mapped there, zeroes or a sealed memory.
     ///
     /// # Errors

@@ -23,12 +23,15 @@ impl GuestMemory {
     pub(crate) fn new(geometry: &Geometry) -> io::Result<Self> {
         let image_range = geometry.plan.image();
         let scratch_range = geometry.plan.scratch();
-        Ok(Self {
+        let memory = Self {
             image: HostMemory::zeroed(image_range.len_bytes())?,
             scratch: HostMemory::zeroed(scratch_range.len_bytes())?,
             image_range,
             scratch_range,
-        })
+        };
+        memory.image.keep_pages_small()?;
+        memory.scratch.keep_pages_small()?;
+        Ok(memory)
     }
 
     /// Maps the layers of a snapshot, one behind the other, that `present` does not have at the same place.
