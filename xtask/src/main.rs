@@ -34,6 +34,8 @@ enum Task {
     },
     /// Run every test and print which engines and copy-on-write modes ran.
     Test,
+    /// Run the suite that every engine must pass on every engine that can be had, and print the table.
+    Conformance(tasks::conformance::Options),
     /// Run the benchmark table in release mode.
     Bench {
         /// Also write the figures as a flat JSON object of numbers.
@@ -69,6 +71,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
     match task {
         Task::Demo { args } => tasks::demo::run(&workspace, args),
         Task::Test => tasks::test::run(&workspace),
+        Task::Conformance(options) => tasks::conformance::run(&workspace, options),
         Task::Bench { json, args } => tasks::bench::run(&workspace, json.as_deref(), args),
         Task::BuildGuests => tasks::build_guests::run(&workspace),
         Task::Lint => tasks::lint::run(&workspace),

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod build_guests;
 pub(crate) mod ci;
+pub(crate) mod conformance;
 pub(crate) mod demo;
 pub(crate) mod lint;
 pub(crate) mod test;

@@ -11,6 +11,7 @@ mod cancellation;
 mod checkpoints;
 mod debugger;
 mod fork;
+mod holdings;
 mod host_functions;
 mod idle_vms;
 mod kept_pages;

@@ -20,7 +20,7 @@ pub(super) struct Baseline {
     pub(super) counts: Counts,
 }
 
-/// What the counts depend on besides the program: they are compared only where it is the same.
+/// What the counts depend on besides the program and its compiler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Platform {
     pub(super) kernel: String,
