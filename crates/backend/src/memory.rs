@@ -81,6 +81,16 @@ pub struct OutOfBounds {
 pub struct HostMemory {
     base: NonNull<u8>,
     len_bytes: usize,
+    pages: PageBacking,
+}
+
+/// What the kernel may back a memory with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PageBacking {
+    /// Huge pages, where it thinks that they are worth it.
+    Any,
+    /// Small pages only.
+    Small,
 }
 
 // SAFETY: the mapping is plain memory without thread affinity, owned by this value alone.
@@ -108,7 +118,11 @@ impl HostMemory {
         }?;
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { base, len_bytes })
+        Ok(Self {
+            base,
+            len_bytes,
+            pages: PageBacking::Any,
+        })
     }
 
     /// Maps `source`, whole, over the pages at `offset`. A page is shared with everyone who maps it until it is first written;
@@ -158,16 +172,20 @@ impl HostMemory {
     /// As [`overlay`](Self::overlay).
     pub fn overlay_zeroed(&mut self, offset: u64, len_bytes: u64) -> io::Result<()> {
         let target = self.pages(offset, len_bytes)?;
+        let len_bytes = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: as in `overlay`.
         unsafe {
             rustix::mm::mmap_anonymous(
                 target.cast(),
-                usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
+                len_bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
             )
         }?;
-        Ok(())
+        match self.pages {
+            PageBacking::Any => Ok(()),
+            PageBacking::Small => advise_small_pages(target, len_bytes),
+        }
     }
 
     /// Keeps the kernel from backing this memory with huge pages: for memory of which a guest touches a page here and there, where each
@@ -175,19 +193,9 @@ impl HostMemory {
     ///
     /// # Errors
     /// What `madvise` says, but not that this kernel has no huge pages.
-    pub fn keep_pages_small(&self) -> io::Result<()> {
-        // SAFETY: the advice changes no content, and the range is this mapping.
-        let advised = unsafe {
-            rustix::mm::madvise(
-                self.base.as_ptr().cast(),
-                self.len_bytes,
-                Advice::LinuxNoHugepage,
-            )
-        };
-        match advised {
-            Err(rustix::io::Errno::INVAL) => Ok(()),
-            other => Ok(other?),
-        }
+    pub fn keep_pages_small(&mut self) -> io::Result<()> {
+        self.pages = PageBacking::Small;
+        advise_small_pages(self.base.as_ptr(), self.len_bytes)
     }
 
     /// Gives the memory of `range` back to the kernel: it reads as what was mapped there, zeroes or a sealed memory.
@@ -446,6 +454,15 @@ impl HostMemory {
     }
 }
 
+/// A kernel without huge pages knows no such advice, and needs none.
+fn advise_small_pages(start: *mut u8, len_bytes: usize) -> io::Result<()> {
+    // SAFETY: the advice changes no content; the caller owns the range.
+    match unsafe { rustix::mm::madvise(start.cast(), len_bytes, Advice::LinuxNoHugepage) } {
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: this value owns the mapping and nothing refers into it any more; a VM that maps it is dropped before, by
@@ -549,7 +566,11 @@ impl HostMemory {
             unsafe { rustix::mm::mmap(ptr::null_mut(), len_bytes, protection, flags, file, 0) }?;
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self { base, len_bytes })
+        Ok(Self {
+            base,
+            len_bytes,
+            pages: PageBacking::Any,
+        })
     }
 }
 

@@ -80,14 +80,3 @@ pub use vellum_backend::cpuid::CpuProfile;
 pub use vellum_backend::memory::OutOfBounds;
 pub use vellum_backend::{Capabilities, Hypervisor, Mmu, RingZero};
 pub use vellum_layout::{Gpa, GpaRange, GuestKind};
-
-/// T
-#[allow(unsafe_code)]
-pub fn tick(what: &str) {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let n = unsafe { core::arch::x86_64::_rdtsc() };
-    let o = LAST.load(Relaxed);
-    if true { println!("TICK {what} {}", n.wrapping_sub(o)); }
-    LAST.store(unsafe { core::arch::x86_64::_rdtsc() }, Relaxed);
-}

@@ -23,7 +23,7 @@ impl GuestMemory {
     pub(crate) fn new(geometry: &Geometry) -> io::Result<Self> {
         let image_range = geometry.plan.image();
         let scratch_range = geometry.plan.scratch();
-        let memory = Self {
+        let mut memory = Self {
             image: HostMemory::zeroed(image_range.len_bytes())?,
             scratch: HostMemory::zeroed(scratch_range.len_bytes())?,
             image_range,
