@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{HostMemory, Hva};
+use super::{HostMemory, Hva, PageBacking};
 
 /// A private mapping of a file: the guest reads the file, and a page that it writes becomes a copy of its own. The file never changes.
 ///
@@ -44,7 +44,11 @@ impl FileMemory {
         }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self {
-            memory: HostMemory { base, len_bytes },
+            memory: HostMemory {
+                base,
+                len_bytes,
+                pages: PageBacking::Any,
+            },
         })
     }
 

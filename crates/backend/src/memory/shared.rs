@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{HostMemory, Hva, OutOfBounds};
+use super::{HostMemory, Hva, OutOfBounds, PageBacking};
 
 const WORD_LEN: usize = size_of::<u64>();
 const WORD_LEN_BYTES: u64 = WORD_LEN as u64;
@@ -47,6 +47,7 @@ impl SharedMemory {
             memory: HostMemory {
                 base,
                 len_bytes: mapped_len_bytes,
+                pages: PageBacking::Any,
             },
             len_bytes,
         })
