@@ -50,6 +50,8 @@ pub(crate) struct PortAccess {
     len: usize,
     is_output: bool,
     items: u32,
+    /// The lowest byte that goes out.
+    first: u8,
 }
 
 impl PortAccess {
@@ -59,11 +61,16 @@ impl PortAccess {
             len: data.len(),
             is_output,
             items: 1,
+            first: data.first().copied().unwrap_or(0),
         }
     }
 
     pub(crate) const fn with_items(self, items: u32) -> Self {
         Self { items, ..self }
+    }
+
+    const fn is_repeated(self) -> bool {
+        self.items != 1
     }
 
     fn width(self) -> u8 {
@@ -72,18 +79,72 @@ impl PortAccess {
     }
 }
 
-/// The length of a port instruction of which only the bytes before its end are known; `byte(n)` is the n-th byte back from there.
-///
-/// Opcodes E4 to E7 have the port behind them, EC to EF have it in DX, 6C to 6F are string instructions; 66h in front changes the width (Intel SDM
-/// volume 2, `IN`, `OUT`, `INS`, `OUTS`).
-pub(crate) fn port_instruction_len(access: PortAccess, byte: impl Fn(u64) -> Option<u8>) -> u64 {
-    const OPERAND_SIZE: u8 = 0x66;
-    let last = byte(1).unwrap_or(0);
-    let is_immediate = matches!(byte(2), Some(0xE4..=0xE7)) && u16::from(last) == access.port;
-    let bare = if is_immediate { 2 } else { 1 };
-    // A prefix belongs to an access of 2 bytes. In 16-bit code it belongs to one of 4.
-    let has_prefix = access.width() != 1 && byte(bare + 1) == Some(OPERAND_SIZE);
-    bare + u64::from(has_prefix)
+/// A port instruction, found among the bytes around the place where KVM stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortInstruction {
+    pub(crate) len_bytes: u64,
+    pub(crate) is_string: bool,
+    opcode: u8,
+}
+
+/// Opcodes E4 to E7 have the port behind them, EC to EF have it in DX, 6C to 6F are string instructions (Intel SDM volume 2, `IN`, `OUT`,
+/// `INS`, `OUTS`).
+const IMMEDIATE: std::ops::RangeInclusive<u8> = 0xE4..=0xE7;
+const STRING: std::ops::RangeInclusive<u8> = 0x6C..=0x6F;
+const OPERAND_SIZE: u8 = 0x66;
+
+impl PortInstruction {
+    /// The instruction that begins where KVM stopped; `byte(n)` is the n-th byte from there.
+    pub(crate) fn at_start(byte: impl Fn(u64) -> Option<u8>) -> Option<Self> {
+        /// Operand size, address size, repetition, REX.
+        const fn is_prefix(byte: u8) -> bool {
+            matches!(byte, OPERAND_SIZE | 0x67 | 0xF2 | 0xF3 | 0x40..=0x4F)
+        }
+        /// An instruction has at most 15 bytes.
+        const MAX_PREFIXES: u64 = 14;
+        let prefixes = (0..MAX_PREFIXES).find(|&at| !byte(at).is_some_and(is_prefix))?;
+        let opcode = byte(prefixes)?;
+        let is_string = STRING.contains(&opcode);
+        let operands = match opcode {
+            0xE4..=0xE7 => 1,
+            0xEC..=0xEF | 0x6C..=0x6F => 0,
+            _ => return None,
+        };
+        Some(Self {
+            len_bytes: prefixes + 1 + operands,
+            is_string,
+            opcode,
+        })
+    }
+
+    /// The instruction that ends where KVM stopped; `byte(n)` is the n-th byte back from there.
+    pub(crate) fn at_end(access: PortAccess, byte: impl Fn(u64) -> Option<u8>) -> Self {
+        let last = byte(1).unwrap_or(0);
+        let is_immediate = byte(2).is_some_and(|opcode| IMMEDIATE.contains(&opcode))
+            && u16::from(last) == access.port;
+        let bare = if is_immediate { 2 } else { 1 };
+        // The prefix belongs to an access of 2 bytes; in 16-bit code, to one of 4.
+        let has_prefix = access.width() != 1 && byte(bare + 1) == Some(OPERAND_SIZE);
+        Self {
+            len_bytes: bare + u64::from(has_prefix),
+            is_string: !is_immediate && STRING.contains(&last),
+            opcode: byte(bare).unwrap_or(0),
+        }
+    }
+
+    /// Whether the access fits what a plain instruction would have done: the port is the one in the instruction or in DX, and what went out is in
+    /// RAX.
+    pub(crate) fn is_plain_access(self, access: PortAccess, values: &Values) -> bool {
+        let dx = values.u64(name::RAX + 2) & 0xFFFF;
+        let has_port = match self.opcode {
+            0xE4..=0xE7 => true,
+            0xEC..=0xEF => dx == u64::from(access.port),
+            _ => false,
+        };
+        let rax = values.u64(name::RAX).to_le_bytes();
+        let has_data = !access.is_output || access.first == rax[0];
+        has_port && has_data && !access.is_repeated()
+    }
 }
 
 /// A message of 256 bytes.
@@ -133,22 +194,22 @@ impl Message {
         message
     }
 
-    pub(crate) fn port(values: &Values, access: PortAccess, len_bytes: u64) -> Self {
+    pub(crate) fn port(values: &Values, access: PortAccess, instruction: PortInstruction) -> Self {
         let direction = if access.is_output {
             Access::Write
         } else {
             Access::Read
         };
-        let mut message =
-            Self::intercept(X64_IO_PORT_INTERCEPT, 0x80, values, (direction, len_bytes));
-        // String and repeated.
-        let string = if access.items == 1 {
-            0
-        } else {
-            1 << 3 | 1 << 4
-        };
+        let mut message = Self::intercept(
+            X64_IO_PORT_INTERCEPT,
+            0x80,
+            values,
+            (direction, instruction.len_bytes),
+        );
+        let repeated = u8::from(access.is_repeated()) << 4;
+        let string = u8::from(instruction.is_string || access.is_repeated()) << 3;
         message.put(0x28, &access.port.to_le_bytes());
-        message.put(0x2A, &[access.width() | string]);
+        message.put(0x2A, &[access.width() | string | repeated]);
         message.put(0x30, &values.u64(name::RAX).to_le_bytes());
         message
     }
@@ -181,3 +242,6 @@ impl Message {
         Self::new(INVALID_VP_REGISTER_VALUE, 8)
     }
 }
+
+#[cfg(test)]
+mod tests;

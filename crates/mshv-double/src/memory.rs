@@ -86,7 +86,7 @@ impl Memory {
             return Err(Failure::Errno(libc::EEXIST));
         }
         pin(wanted.userspace_addr, wanted.size)?;
-        let slot = (0..)
+        let slot = (0..u32::MAX)
             .find(|slot| self.regions.iter().all(|region| region.slot != *slot))
             .unwrap_or(0);
         let words = usize::try_from(pages.div_ceil(64)).map_err(|_| Failure::EINVAL)?;

@@ -53,7 +53,7 @@ struct State {
     /// Whether the values of the groups that KVM keeps must be read from there.
     is_stale: bool,
     /// Whether the program initialised the extended state.
-    has_extended_state: bool,
+    has_xsave: bool,
     /// The parts of the state that are only kept.
     parts: [Vec<u8>; PARTS],
 }
@@ -70,7 +70,7 @@ impl Vp {
             values: Values::default(),
             changed: BTreeSet::new(),
             is_stale: true,
-            has_extended_state: false,
+            has_xsave: false,
             parts: std::array::from_fn(|_| vec![0; 4096]),
         };
         state.pull()?;
@@ -188,7 +188,7 @@ impl Vp {
         state.show_cpuid(&self.partition)?;
         let format = self.partition.format();
         let content = match kind {
-            PART_XSAVE if state.has_extended_state => format.compact(&state.vcpu.get_xsave()?),
+            PART_XSAVE if state.has_xsave => format.compact(&state.vcpu.get_xsave()?),
             PART_XSAVE => format.untouched(),
             _ => state.parts[kind].clone(),
         };
@@ -236,7 +236,7 @@ impl State {
     fn set_extended_state(&mut self, area: &kvm_bindings::kvm_xsave) -> Result<(), Failure> {
         // SAFETY: 4096 bytes are read, the length of the structure, as long as no larger component was requested for this process.
         unsafe { self.vcpu.set_xsave(area) }?;
-        self.has_extended_state = true;
+        self.has_xsave = true;
         Ok(())
     }
 

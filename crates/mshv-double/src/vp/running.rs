@@ -6,7 +6,7 @@ use kvm_ioctls::VcpuExit;
 
 use super::{State, Vp};
 use crate::bytes;
-use crate::exits::{self, KvmExit, Message, PortAccess};
+use crate::exits::{self, KvmExit, Message, PortAccess, PortInstruction};
 use crate::registers::name;
 use crate::rules;
 use crate::status::Failure;
@@ -30,8 +30,8 @@ impl Vp {
     fn next_message(&self, state: &mut State) -> Result<Message, Failure> {
         state.show_cpuid(&self.partition)?;
         let is_acceptable = self.take_over_page(state)?;
-        let is_missing_extended_state = is_strict() && !state.has_extended_state;
-        if !is_acceptable || is_missing_extended_state || !rules::can_enter(&state.values) {
+        let lacks_xsave = is_strict() && !state.has_xsave;
+        if !is_acceptable || lacks_xsave || !rules::can_enter(&state.values) {
             return Ok(Message::invalid_registers());
         }
         self.partition
@@ -81,16 +81,23 @@ impl Vp {
             .segment(name::CS)
             .base
             .wrapping_add(state.values.u64(name::RIP));
-        let gpa = self.physical(state, linear)?;
+        let gpa = state.physical(linear)?;
         let is_allowed = self
             .partition
             .with_memory(|memory| memory.is_executable(gpa));
         (!is_allowed).then(|| Message::memory(&state.values, gpa, exits::Access::Execute, true))
     }
 
-    fn physical(&self, state: &State, linear: u64) -> Option<u64> {
-        let translation = state.vcpu.translate_gva(linear).ok()?;
-        (translation.valid != 0).then_some(translation.physical_address)
+    /// A fetch from memory that does not exist: KVM fails to emulate what it cannot read.
+    fn absent_fetch(&self, state: &State) -> Option<Message> {
+        let linear = state
+            .values
+            .segment(name::CS)
+            .base
+            .wrapping_add(state.values.u64(name::RIP));
+        let gpa = state.physical(linear)?;
+        let is_mapped = self.partition.with_memory(|memory| memory.is_mapped(gpa));
+        (!is_mapped).then(|| Message::memory(&state.values, gpa, exits::Access::Execute, false))
     }
 
     fn translate(&self, state: &mut State, exit: KvmExit) -> Result<Message, Failure> {
@@ -121,7 +128,9 @@ impl Vp {
             KvmExit::InvalidState => Ok(Message::invalid_registers()),
             KvmExit::Other => {
                 state.pull()?;
-                Ok(Message::unsupported(&state.values))
+                Ok(self
+                    .absent_fetch(state)
+                    .unwrap_or_else(|| Message::unsupported(&state.values)))
             }
         }
     }
@@ -130,29 +139,49 @@ impl Vp {
     fn port_message(&self, state: &mut State, access: PortAccess) -> Result<Message, Failure> {
         let before = state.vcpu.get_regs()?;
         complete(state)?;
+        state.pull()?;
         let mut registers = state.vcpu.get_regs()?;
-        let behind = registers.rip;
-        let len_bytes = if before.rip == behind {
-            self.instruction_len(state, behind, access)
-        } else {
-            behind.wrapping_sub(before.rip)
-        };
-        registers.rip = behind.wrapping_sub(len_bytes);
+        let instruction = self.port_instruction(state, (before.rip, registers.rip), access);
+        if !instruction.is_string {
+            registers.rip = if before.rip == registers.rip {
+                registers.rip.wrapping_sub(instruction.len_bytes)
+            } else {
+                before.rip
+            };
+        }
         registers.rax = before.rax;
         state.vcpu.set_regs(&registers)?;
         state.is_stale = true;
         state.pull()?;
-        Ok(Message::port(&state.values, access, len_bytes))
+        Ok(Message::port(&state.values, access, instruction))
     }
 
-    /// The length of the port instruction that ends at `behind`.
-    fn instruction_len(&self, state: &State, behind: u64, access: PortAccess) -> u64 {
-        let end = state.values.segment(name::CS).base.wrapping_add(behind);
-        let byte = |back: u64| {
-            let gpa = self.physical(state, end.wrapping_sub(back))?;
+    /// The port instruction that KVM stopped at, or, where it had stepped over it already, behind.
+    fn port_instruction(
+        &self,
+        state: &State,
+        (before, behind): (u64, u64),
+        access: PortAccess,
+    ) -> PortInstruction {
+        let base = state.values.segment(name::CS).base;
+        let byte = |rip: u64| {
+            let gpa = state.physical(base.wrapping_add(rip))?;
             self.partition.with_memory(|memory| memory.byte(gpa))
         };
-        exits::port_instruction_len(access, byte)
+        let at_end = || PortInstruction::at_end(access, |back| byte(behind.wrapping_sub(back)));
+        let at_start = || PortInstruction::at_start(|index| byte(before.wrapping_add(index)));
+        if before != behind {
+            return at_start().unwrap_or_else(at_end);
+        }
+        // A repeated instruction stays where it is until its last item. What lies there may also be just the next instruction.
+        let ended = at_end();
+        if ended.is_plain_access(access, &state.values) {
+            return ended;
+        }
+        match at_start() {
+            Some(instruction) if instruction.is_string => instruction,
+            _ => ended,
+        }
     }
 }
 
@@ -211,6 +240,12 @@ fn wait_for_signal() {
 }
 
 impl State {
+    /// Where a linear address lies, by the guest's own tables.
+    fn physical(&self, linear: u64) -> Option<u64> {
+        let translation = self.vcpu.translate_gva(linear).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
+    }
+
     /// Items of the port access that KVM reported.
     #[expect(unsafe_code, reason = "reads a union")]
     fn items(&mut self) -> u32 {

@@ -30,6 +30,11 @@ impl EngineKind {
         }
     }
 
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     fn open(self) -> Result<Arc<dyn Hypervisor>, Box<dyn Error + Send + Sync>> {
         match self {
             Self::Kvm => Ok(Arc::new(Kvm::open()?)),
