@@ -89,6 +89,7 @@ impl Machine {
         }
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are asked for")]
     fn set(&self, registers: &[(u32, u128)]) -> Result<(), MshvError> {
         let list: Vec<_> = registers
             .iter()
@@ -147,6 +148,10 @@ fn status(result: Result<(), MshvError>) -> Option<u32> {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "calls are passed as they are"
+)]
 fn errno<T>(result: Result<T, MshvError>) -> Option<i32> {
     match result {
         Err(MshvError::Errno(error)) => Some(error.errno()),
@@ -184,14 +189,16 @@ fn without_extended_state_nothing_runs() {
 
 #[test]
 fn extended_state_keeps_its_format_and_its_reserved_bits() {
+    type Edit = fn(&mut [u8]);
     let Some(device) = device() else { return };
     let machine = machine(&device, WRITABLE | EXECUTABLE);
-    let edits: [(&str, fn(&mut [u8])); 4] = [
+    let edits: [(&str, Edit); 4] = [
         ("xcomp_bv lost", |area| area[520..528].fill(0)),
         ("an unknown component", |area| area[519] = 1),
         ("a reserved byte of the header", |area| area[530] = 1),
         ("a reserved bit of mxcsr", |area| {
-            (area[512], area[26]) = (2, 1)
+            area[512] = 2;
+            area[26] = 1;
         }),
     ];
     for (what, edit) in edits {
