@@ -51,6 +51,10 @@ enum Task {
     Lint,
     /// Run the VM tests inside an emulated machine with a hardware-style KVM.
     VmTest(tasks::vm_test::Options),
+    /// Run the sandbox's tests over the MSHV backend, on the test double or on this machine's own hypervisor.
+    MshvTest(tasks::mshv::Options),
+    /// Run the own tests of mshv-ioctls against the test double of /dev/mshv.
+    MshvDoubleCheck,
     /// Everything that continuous integration runs: lint, test, demo, short bench, vm-test.
     Ci,
 }
@@ -76,6 +80,8 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::BuildGuests => tasks::build_guests::run(&workspace),
         Task::Lint => tasks::lint::run(&workspace),
         Task::VmTest(options) => tasks::vm_test::run(&workspace, options),
+        Task::MshvTest(options) => tasks::mshv::run(&workspace, options),
+        Task::MshvDoubleCheck => tasks::mshv::check_double(&workspace),
         Task::Ci => tasks::ci::run(&workspace),
     }
 }

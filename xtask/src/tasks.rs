@@ -6,5 +6,6 @@ pub(crate) mod ci;
 pub(crate) mod conformance;
 pub(crate) mod demo;
 pub(crate) mod lint;
+pub(crate) mod mshv;
 pub(crate) mod test;
 pub(crate) mod vm_test;

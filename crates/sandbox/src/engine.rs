@@ -100,6 +100,8 @@ enum Choice {
     Kind(EngineKind),
     /// One that the caller opened.
     Open(Arc<dyn Hypervisor>),
+    /// The environment names one that nobody knows.
+    Unknown(String),
 }
 
 impl EngineBuilder {
@@ -121,6 +123,16 @@ impl EngineBuilder {
     #[must_use]
     pub fn kind(mut self, kind: EngineKind) -> Self {
         self.choice = Choice::Kind(kind);
+        self
+    }
+
+    /// The hypervisor that the environment variable [`EngineKind::VARIABLE`] names, or the first that works when it is not set. For tests and
+    /// tools; nothing else in this crate looks at the environment.
+    #[must_use]
+    pub fn chosen_by_environment(mut self) -> Self {
+        if let Ok(name) = std::env::var(EngineKind::VARIABLE) {
+            self.choice = EngineKind::from_name(&name).map_or(Choice::Unknown(name), Choice::Kind);
+        }
         self
     }
 
@@ -148,6 +160,7 @@ impl EngineBuilder {
             Choice::First => kind::open_first(&EngineKind::ALL),
             Choice::Kind(kind) => kind::open_first(&[kind]),
             Choice::Open(hypervisor) => Ok(hypervisor),
+            Choice::Unknown(name) => Err(NoEngine::unknown(name)),
         }
         .map_err(Failure::NoHypervisor)?;
         let capabilities = hypervisor.capabilities();

@@ -19,6 +19,9 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
+    /// The environment variable that [`EngineBuilder::chosen_by_environment`](crate::EngineBuilder::chosen_by_environment) asks.
+    pub const VARIABLE: &str = "VELLUM_ENGINE";
+
     /// Every kind, in the order in which they are tried.
     pub const ALL: [Self; 2] = [Self::Kvm, Self::Mshv];
 
@@ -28,6 +31,11 @@ impl EngineKind {
             Self::Kvm => "kvm",
             Self::Mshv => "mshv",
         }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     fn open(self) -> Result<Arc<dyn Hypervisor>, Box<dyn Error + Send + Sync>> {
@@ -47,14 +55,28 @@ impl fmt::Display for EngineKind {
 /// Why none of the hypervisors that were tried can be used.
 #[derive(Debug)]
 pub(crate) struct NoEngine {
-    attempts: Vec<(EngineKind, Box<dyn Error + Send + Sync>)>,
+    attempts: Vec<(String, Box<dyn Error + Send + Sync>)>,
+}
+
+impl NoEngine {
+    /// Nobody knows an engine of this name.
+    pub(super) fn unknown(name: String) -> Self {
+        let known = EngineKind::ALL.map(EngineKind::name).join(", ");
+        let error = format!(
+            "no such engine; set {} to one of {known}",
+            EngineKind::VARIABLE
+        );
+        Self {
+            attempts: vec![(name, error.into())],
+        }
+    }
 }
 
 impl fmt::Display for NoEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (kind, error)) in self.attempts.iter().enumerate() {
+        for (index, (name, error)) in self.attempts.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{kind}: {error}")?;
+            write!(f, "{separator}{name}: {error}")?;
             let mut cause = error.source();
             while let Some(error) = cause {
                 write!(f, ": {error}")?;
@@ -73,8 +95,11 @@ pub(super) fn open_first(kinds: &[EngineKind]) -> Result<Arc<dyn Hypervisor>, No
     for &kind in kinds {
         match kind.open() {
             Ok(hypervisor) => return Ok(hypervisor),
-            Err(error) => attempts.push((kind, error)),
+            Err(error) => attempts.push((kind.name().to_owned(), error)),
         }
     }
     Err(NoEngine { attempts })
 }
+
+#[cfg(test)]
+mod tests;
