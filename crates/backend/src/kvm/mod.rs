@@ -44,7 +44,8 @@ struct Inner {
     device: kvm_ioctls::Kvm,
     capabilities: Capabilities,
     encoded: EncodedModel,
-    standby: Option<Standby>,
+    /// Only kept.
+    _standby: Option<Standby>,
 }
 
 /// A vCPU that never runs.
@@ -116,7 +117,7 @@ impl Kvm {
                 device,
                 capabilities: asked,
                 encoded: EncodedModel::default(),
-                standby: None,
+                _standby: None,
             }),
         };
         let probed = probe::run(&unprobed).map_err(OpenError::Probe)?;
@@ -135,7 +136,7 @@ impl Kvm {
                 device,
                 capabilities,
                 encoded: EncodedModel::default(),
-                standby,
+                _standby: standby,
             }),
         })
     }
