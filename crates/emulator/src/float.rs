@@ -254,11 +254,21 @@ impl Format {
         let smallest = 1 - self.bias();
         let (rounded, carried, inexact, up) = round(environment, negative, significand, precision);
         let tiny = exponent + i32::from(carried) < smallest;
+        if tiny && environment.masked & flag::UNDERFLOW == 0 {
+            // The handler is to get the result with an exponent of its own: only what that loses is inexact.
+            environment.raise(flag::UNDERFLOW | if inexact { flag::INEXACT } else { 0 });
+            environment.rounded_up = up;
+            return self.zero(negative);
+        }
         if tiny {
             return self.pack_tiny(environment, (negative, exponent, significand), precision);
         }
         environment.rounded_up = up;
         let exponent = exponent + i32::from(carried);
+        if exponent > self.bias() && environment.masked & flag::OVERFLOW == 0 {
+            environment.raise(flag::OVERFLOW | if inexact { flag::INEXACT } else { 0 });
+            return self.infinity(negative);
+        }
         if exponent > self.bias() {
             return self.overflow(environment, negative);
         }
@@ -292,7 +302,7 @@ impl Format {
         (negative, exponent, significand): (bool, i32, u128),
         precision: u32,
     ) -> u128 {
-        if environment.flush_to_zero && environment.masked & flag::UNDERFLOW != 0 {
+        if environment.flush_to_zero {
             environment.raise(flag::UNDERFLOW | flag::INEXACT);
             environment.rounded_up = false;
             return self.zero(negative);
@@ -303,10 +313,7 @@ impl Format {
         let (rounded, carried, inexact, up) = round(environment, negative, shifted, precision);
         environment.rounded_up = up;
         if inexact {
-            environment.raise(flag::INEXACT);
-        }
-        if inexact || environment.masked & flag::UNDERFLOW == 0 {
-            environment.raise(flag::UNDERFLOW);
+            environment.raise(flag::INEXACT | flag::UNDERFLOW);
         }
         debug_assert!(!carried);
         let stored = (rounded >> (128 - self.precision)) as u64;

@@ -74,7 +74,12 @@ fn bit<W: Width + Cell, O: BitChange>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
         O::apply(value, within)
     };
     if op.a.kind == Kind::Register {
-        return cpu.modify::<W>(op, change);
+        let old = W::get(&cpu.gpr, op.a.index);
+        let new = change(cpu, old);
+        if O::WRITES {
+            W::set(&mut cpu.gpr, op.a.index, new);
+        }
+        return Ok(());
     }
     let units = if op.b.kind == Kind::Register {
         W::extend(number) >> W::BITS.trailing_zeros()

@@ -140,7 +140,11 @@ fn rotate_wide<W: Width>(value: u128, count: u32) -> u128 {
 struct CarryLeft;
 impl Shift for CarryLeft {
     fn apply<W: Width>(flags: &mut Flags, a: u64, count: u32) -> u64 {
-        let wide = rotate_wide::<W>(with_carry::<W>(*flags, a), count % (W::BITS + 1));
+        let count = count % (W::BITS + 1);
+        if count == 0 {
+            return a;
+        }
+        let wide = rotate_wide::<W>(with_carry::<W>(*flags, a), count);
         let result = wide as u64 & W::MASK;
         let carry = wide >> W::BITS & 1 != 0;
         flags.put(CF, carry);
@@ -153,7 +157,10 @@ struct CarryRight;
 impl Shift for CarryRight {
     fn apply<W: Width>(flags: &mut Flags, a: u64, count: u32) -> u64 {
         let bits = W::BITS + 1;
-        let left = (bits - count % bits) % bits;
+        if count % bits == 0 {
+            return a;
+        }
+        let left = bits - count % bits;
         let wide = rotate_wide::<W>(with_carry::<W>(*flags, a), left);
         let result = wide as u64 & W::MASK;
         flags.put(CF, wide >> W::BITS & 1 != 0);

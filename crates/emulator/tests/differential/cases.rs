@@ -76,6 +76,7 @@ fn may_keep_flags(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
         Mnemonic::Shl
+            | Mnemonic::Sal
             | Mnemonic::Shr
             | Mnemonic::Sar
             | Mnemonic::Rol

@@ -199,6 +199,7 @@ fn assembly() -> &'static [u8] {
 
 /// The guest on one engine.
 pub(crate) struct Guest {
+    name: &'static str,
     vm: Box<dyn Vm>,
     memory: HostMemory,
 }
@@ -229,7 +230,8 @@ impl Guest {
         boot::amd64_user(&machine, &start)
             .restore(vm.as_mut())
             .expect("restored");
-        Self { vm, memory }
+        let name = hypervisor.name();
+        Self { name, vm, memory }
     }
 
     /// Carries cases out.
@@ -247,7 +249,7 @@ impl Guest {
         if !matches!(exit, Exit::IoOut { port: 0xE0, .. }) {
             let current = self.memory.read_u64(CURRENT).expect("in bounds");
             let case = &cases[((current - CASES) / CASE_LEN as u64) as usize];
-            panic!("{exit:?} in {case}");
+            panic!("{}: {exit:?} in {case}", self.name);
         }
         let mut outcomes = Vec::new();
         for address in (CASES..end).step_by(CASE_LEN) {

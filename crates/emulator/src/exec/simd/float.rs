@@ -413,19 +413,22 @@ fn dot_product<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         });
     }
     cpu.settle_exceptions(&environment)?;
-    while products.len() > 1 {
+    // Each lane adds its neighbour's, then that of the other half: of two NaNs it keeps its own.
+    let mut distance = 1;
+    while distance < products.len() {
         let mut sums = Vec::new();
-        for pair in products.chunks_exact(2) {
-            let operands = (pair[0], pair[1]);
+        for index in 0..products.len() {
+            let operands = (products[index], products[index ^ distance]);
             let env = &mut environment;
             sums.push(float::add(L::FORMAT, env, operands, Negate::None, precision));
         }
         cpu.settle_exceptions(&environment)?;
         products = sums;
+        distance *= 2;
     }
     let lanes = (0..count).map(|index| {
         if op.imm >> index & 1 != 0 {
-            products[0] as u64
+            products[index as usize] as u64
         } else {
             0
         }

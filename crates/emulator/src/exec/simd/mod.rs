@@ -114,16 +114,19 @@ impl Cpu {
         self.x87.registers[usize::from(index & 7)] = UPPER | u128::from(value);
     }
 
-    /// Every MMX instruction but `emms` makes all x87 registers used, and the first one the top.
-    pub(super) fn enter_mmx(&mut self) -> Result<(), Trap> {
+    /// What comes before every MMX instruction.
+    pub(super) fn begin_mmx(&mut self) -> Result<(), Trap> {
         if self.special.cr0 & CR0_EM != 0 {
             return Err(self.ud());
         }
         self.require_x87()?;
-        self.check_x87_pending()?;
+        self.check_x87_pending()
+    }
+
+    /// Every MMX instruction but `emms` makes all x87 registers used, and the first one the top.
+    pub(super) fn end_mmx(&mut self) {
         self.x87.set_top(0);
         self.x87.used = 0xFF;
-        Ok(())
     }
 }
 
@@ -137,6 +140,7 @@ fn binary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 fn binary_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.begin_mmx()?;
     let b = match op.b.kind {
         Kind::Mmx => cpu.mmx(op.b.index),
         Kind::Immediate => op.imm & 0xFF,
@@ -145,9 +149,9 @@ fn binary_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
             cpu.load::<u64>(linear)?
         }
     };
-    cpu.enter_mmx()?;
     let a = cpu.mmx(op.a.index);
     let result = (op.vector)(u128::from(a), u128::from(b), 0) as u64;
     cpu.put_mmx(op.a.index, result);
+    cpu.end_mmx();
     Ok(())
 }

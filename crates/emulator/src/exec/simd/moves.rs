@@ -270,38 +270,47 @@ pub(super) fn select_mmx(instruction: &Instruction) -> Option<Handler> {
 }
 
 fn mmx_from_general<W: Width + crate::memory::Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.begin_mmx()?;
     let value = cpu.get::<W>(op, op.b)?;
-    cpu.enter_mmx()?;
     cpu.put_mmx(op.a.index, value);
+    cpu.end_mmx();
     Ok(())
 }
 
 fn mmx_to_general<W: Width + crate::memory::Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.begin_mmx()?;
+    // A store that faults has changed the top already.
+    cpu.x87.set_top(0);
     let value = cpu.mmx(op.b.index) & W::MASK;
     cpu.put::<W>(op, op.a, value)?;
-    cpu.enter_mmx()
+    cpu.end_mmx();
+    Ok(())
 }
 
 fn mmx_load(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.begin_mmx()?;
     let value = if op.b.kind == Kind::Mmx {
         cpu.mmx(op.b.index)
     } else {
         let linear = cpu.linear(op, 8, Write::No)?;
         cpu.load::<u64>(linear)?
     };
-    cpu.enter_mmx()?;
     cpu.put_mmx(op.a.index, value);
+    cpu.end_mmx();
     Ok(())
 }
 
 fn mmx_store(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.begin_mmx()?;
     let value = cpu.mmx(op.b.index);
+    cpu.x87.set_top(0);
     if op.a.kind == Kind::Mmx {
-        cpu.enter_mmx()?;
         cpu.put_mmx(op.a.index, value);
+        cpu.end_mmx();
         return Ok(());
     }
     let linear = cpu.linear(op, 8, Write::Yes)?;
     cpu.store::<u64>(linear, value)?;
-    cpu.enter_mmx()
+    cpu.end_mmx();
+    Ok(())
 }

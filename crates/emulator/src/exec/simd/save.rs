@@ -93,6 +93,7 @@ fn store_control(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 fn end_mmx(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     cpu.require_x87()?;
     cpu.check_x87_pending()?;
+    cpu.x87.set_top(0);
     cpu.x87.used = 0;
     Ok(())
 }
