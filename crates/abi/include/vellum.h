@@ -37,12 +37,12 @@
 
 /* ---- The contract ------------------------------------------------------------------------------------------- */
 
-#define VELLUM_ABI_VERSION 1u
+#define VELLUM_ABI_VERSION 2
 
 /* I/O ports, for `out imm8, eax`. */
 #define VELLUM_PORT_IDLE 0xE0
 #define VELLUM_PORT_HOST_CALL 0xE1
-#define VELLUM_PORT_LOG 0xE2
+#define VELLUM_PORT_DRAIN 0xE2
 #define VELLUM_PORT_PANIC 0xE3
 #define VELLUM_PORT_ABORT 0xE4
 #define VELLUM_PORT_FILL 0xE5
@@ -74,6 +74,7 @@
 #define VELLUM_REPLY 2u
 #define VELLUM_HOST_CALL 3u
 #define VELLUM_HOST_REPLY 4u
+#define VELLUM_ONE_WAY 5u
 
 /* Status of a reply: 0, or why there is no value. */
 #define VELLUM_OK 0u
@@ -91,6 +92,21 @@
 #define VELLUM_MIN_BUFFER_LEN_BYTES 4096u
 /* Slot flag: the value lies outside the message. */
 #define VELLUM_FLAG_EXTERNAL 1u
+
+/* The outbox: records from this offset on, each at a multiple of 8. */
+#define VELLUM_OUTBOX_RECORDS_OFFSET 128u
+#define VELLUM_MIN_OUTBOX_LEN_BYTES 4096u
+/* Kinds of records. */
+#define VELLUM_RECORD_LOG 1u
+#define VELLUM_RECORD_METRIC 2u
+#define VELLUM_RECORD_ONE_WAY 3u
+/* Kinds of metrics. */
+#define VELLUM_METRIC_COUNTER 1u
+#define VELLUM_METRIC_GAUGE 2u
+#define VELLUM_METRIC_SAMPLE 3u
+
+/* Flag of an import: calls have no answer. */
+#define VELLUM_FUNCTION_ONE_WAY 1u
 
 /* Log levels. */
 #define VELLUM_LOG_ERROR 1u
@@ -142,7 +158,26 @@ struct VELLUM_ALIGNED_ vellum_fill_request {
     uint64_t len_bytes;
 };
 
-/* Start of a log record; target and message follow. */
+/* Start of the outbox. The guest moves the end behind a record when it is written; the host sets it to 0. */
+struct VELLUM_ALIGNED_ vellum_outbox_header {
+    uint32_t end_bytes;
+    uint32_t dropped;
+};
+
+/* Start of a record of the outbox; `len_bytes` bytes and padding to a multiple of 8 follow. */
+struct VELLUM_ALIGNED_ vellum_record_header {
+    uint32_t kind;
+    uint32_t len_bytes;
+};
+
+/* A metric, the body of a record; the name follows. `bits` is a number, or the bits of a double. */
+struct VELLUM_ALIGNED_ vellum_metric_header {
+    uint32_t kind;
+    uint32_t name_len_bytes;
+    uint64_t bits;
+};
+
+/* Start of a log record, the body of a record of the outbox; target and message follow. */
 struct vellum_log_header {
     uint32_t level;
     uint32_t target_len_bytes;
@@ -185,6 +220,8 @@ struct VELLUM_ALIGNED_ vellum_peb {
     uint64_t scratch_ptr;
     uint64_t scratch_len_bytes;
     uint64_t scratch_gpa;
+    uint64_t outbox_ptr;
+    uint64_t outbox_len_bytes;
 };
 
 /* A file or memory of the host that is mapped for the guest. `ptr` is 0 in a kernel with paging, which maps `gpa` itself. */
@@ -202,6 +239,8 @@ struct VELLUM_ALIGNED_ vellum_mapping {
 
 /* PEB flag: write to each page of a destination before asking for a fill. */
 #define VELLUM_PEB_TOUCH_BEFORE_FILL 1u
+/* PEB flag: drop log records and metrics for which the outbox has no room, rather than leave. */
+#define VELLUM_PEB_OUTBOX_DROPS 2u
 
 /* What the monitor writes about a fault; guests do not need it. */
 struct VELLUM_ALIGNED_ vellum_fault_record {
@@ -242,7 +281,7 @@ struct VELLUM_ALIGNED_ vellum_function {
     uint32_t name_len_bytes;
     uint8_t param_count;
     uint8_t ret;
-    uint16_t reserved;
+    uint16_t flags;
     uint8_t params[VELLUM_MAX_SLOTS];
     VELLUM_POINTER_(vellum_entry, entry);
 };
@@ -250,12 +289,13 @@ struct VELLUM_ALIGNED_ vellum_function {
 /* ---- Declaring functions ------------------------------------------------------------------------------------ */
 
 /* `aligned(8)` keeps compilers from aligning entries more strictly, which would leave gaps in the table. */
-#define VELLUM_TABLE_(name, section_name, prefix, entry_, ret_, ...)                                                  \
+#define VELLUM_TABLE_(name, section_name, prefix, entry_, flags_, ret_, ...)                                          \
     __attribute__((used, section(section_name), aligned(8))) static const struct vellum_function prefix##name = {    \
         .name_ptr = #name,                                                                                           \
         .name_len_bytes = sizeof #name - 1,                                                                          \
         .param_count = sizeof((const uint8_t[]){0 __VA_OPT__(, ) __VA_ARGS__}) - 1,                                  \
         .ret = (ret_),                                                                                               \
+        .flags = (flags_),                                                                                           \
         .params = {__VA_ARGS__},                                                                                     \
         .entry = (entry_),                                                                                           \
     }
@@ -266,11 +306,16 @@ struct VELLUM_ALIGNED_ vellum_function {
  * Text and bytes of arguments may lie in the input buffer, which a host call overwrites: copy what must survive one. */
 #define VELLUM_FUNCTION(name, ...)                                                                                   \
     static vellum_value name(const vellum_value *argument);                                                          \
-    VELLUM_TABLE_(name, "vellum_functions", vellum_export_, name, __VA_ARGS__);                                      \
+    VELLUM_TABLE_(name, "vellum_functions", vellum_export_, name, 0, __VA_ARGS__);                                      \
     static vellum_value name(const vellum_value *argument __attribute__((unused)))
 
 /* VELLUM_IMPORT(name, result, parameters...): a host function that the guest needs; call it with vellum_host_call. */
-#define VELLUM_IMPORT(name, ...) VELLUM_TABLE_(name, "vellum_imports", vellum_import_, NULL, __VA_ARGS__)
+#define VELLUM_IMPORT(name, ...) VELLUM_TABLE_(name, "vellum_imports", vellum_import_, NULL, 0, __VA_ARGS__)
+
+/* VELLUM_IMPORT_ONE_WAY(name, parameters...): a host function without an answer; call it with vellum_tell. */
+#define VELLUM_IMPORT_ONE_WAY(name, ...)                                                                             \
+    VELLUM_TABLE_(name, "vellum_imports", vellum_import_, NULL, VELLUM_FUNCTION_ONE_WAY,                             \
+                  VELLUM_UNIT __VA_OPT__(, ) __VA_ARGS__)
 
 /* ---- Making values ------------------------------------------------------------------------------------------ */
 
@@ -322,8 +367,22 @@ void *vellum_alloc(size_t len_bytes);
                           1)
 vellum_value vellum_host_call_(const struct vellum_function *import, const vellum_value *arguments, size_t count);
 
-/* Sends a log record; target and message end with a zero. Both are cut to the buffer. */
+/* Calls a host function that has no answer. It runs when the guest leaves to its host next, in order with what the guest
+ * logs and counts. The result is nothing, or an error when the arguments do not fit an empty outbox or the guest still
+ * initialises. */
+#define vellum_tell(name, ...)                                                                                       \
+    vellum_tell_(&vellum_import_##name, (const vellum_value[]){vellum_unit() __VA_OPT__(, ) __VA_ARGS__} + 1,        \
+                 sizeof((const vellum_value[]){vellum_unit() __VA_OPT__(, ) __VA_ARGS__}) / sizeof(vellum_value) - 1)
+vellum_value vellum_tell_(const struct vellum_function *import, const vellum_value *arguments, size_t count);
+
+/* Writes a log record; target and message end with a zero. Both are cut to the outbox. */
 void vellum_log(uint32_t level, const char *target, const char *message);
+
+/* Report a number under a name of 1 to 128 bytes of printable ASCII without space: that something happened this many times
+ * more, that something has this value now, one value of many. A name that is none is ignored. */
+void vellum_count(const char *name, uint64_t amount);
+void vellum_gauge(const char *name, double value);
+void vellum_sample(const char *name, double value);
 
 /* Tells the host why the guest cannot go on, and where. */
 #define vellum_panic(message) vellum_panic_(__FILE__, __LINE__, message)
@@ -351,7 +410,7 @@ _Static_assert(sizeof(struct vellum_slot) == 16, "slot has 16 bytes");
 _Static_assert(sizeof(struct vellum_fill_request) == 24, "fill request has 24 bytes");
 _Static_assert(sizeof(struct vellum_log_header) == 16, "log header has 16 bytes");
 _Static_assert(sizeof(struct vellum_panic_header) == 16, "panic header has 16 bytes");
-_Static_assert(sizeof(struct vellum_peb) == 160, "PEB has 160 bytes");
+_Static_assert(sizeof(struct vellum_peb) == 176, "PEB has 176 bytes");
 _Static_assert(sizeof(struct vellum_mapping) == 64, "mapping has 64 bytes");
 _Static_assert(sizeof(struct vellum_function) == 40, "function entry has 40 bytes");
 _Static_assert(offsetof(struct vellum_function, entry) == 32, "entry is the last field");
@@ -366,12 +425,12 @@ _Static_assert(offsetof(struct vellum_function, entry) == 32, "entry is the last
 #define VELLUM_TEXT_(number) #number
 #define VELLUM_NUMBER_TEXT_(number) VELLUM_TEXT_(number)
 
-/* The note that marks the file: owner "Vellum", type 1, ABI version 1, guest kind. */
+/* The note that marks the file: owner "Vellum", type 1, ABI version, guest kind. */
 __asm__(".pushsection .note.vellum, \"a\", @note\n"
         ".p2align 2\n"
         ".long 7, 8, 1\n"
         ".ascii \"Vellum\\0\\0\"\n"
-        ".long 1, " VELLUM_NUMBER_TEXT_(VELLUM_GUEST_KIND) "\n"
+        ".long " VELLUM_NUMBER_TEXT_(VELLUM_ABI_VERSION) ", " VELLUM_NUMBER_TEXT_(VELLUM_GUEST_KIND) "\n"
         ".popsection\n");
 
 #if defined(__i386__)
@@ -407,6 +466,9 @@ static struct {
     uint64_t input_len_bytes;
     uint8_t *output;
     uint64_t output_len_bytes;
+    uint8_t *outbox;
+    uint32_t outbox_room_bytes;
+    bool is_started;
     uint64_t heap_used_bytes;
     bool is_panicking;
 } vellum_state;
@@ -524,12 +586,10 @@ _Noreturn void vellum_abort(uint32_t code)
     }
 }
 
-/* Puts a 16-byte header and two texts into the output buffer; the lengths that fitted go into `lens`. */
-static void vellum_put_texts_(const char *first, const char *second, uint32_t lens[2])
+/* Puts two texts into `room` bytes at `to`; the lengths that fitted go into `lens`. */
+static void vellum_put_texts_(uint8_t *to, size_t room, const char *first, const char *second, uint32_t lens[2])
 {
-    size_t room = vellum_state.output_len_bytes - 16;
     const char *texts[2] = {first, second};
-    uint8_t *to = vellum_state.output + 16;
     for (int index = 0; index < 2; index++) {
         size_t len = vellum_cut_(texts[index], vellum_text_len_(texts[index]), room);
         memcpy(to, texts[index], len);
@@ -544,7 +604,7 @@ _Noreturn void vellum_panic_(const char *file, uint32_t line, const char *messag
     if (!vellum_state.is_panicking) {
         vellum_state.is_panicking = true;
         uint32_t lens[2];
-        vellum_put_texts_(file, message, lens);
+        vellum_put_texts_(vellum_state.output + 16, vellum_state.output_len_bytes - 16, file, message, lens);
         struct vellum_panic_header header = {line, 0, lens[0], lens[1]};
         memcpy(vellum_state.output, &header, sizeof header);
         VELLUM_OUT_(VELLUM_PORT_PANIC, 0);
@@ -552,16 +612,97 @@ _Noreturn void vellum_panic_(const char *file, uint32_t line, const char *messag
     vellum_abort(VELLUM_ABORT_NESTED_PANIC);
 }
 
+static volatile struct vellum_outbox_header *vellum_outbox_(void)
+{
+    return (volatile struct vellum_outbox_header *)vellum_state.outbox;
+}
+
+/* Room in the outbox for the body of a record of `len_bytes`, or NULL. Where there is none at the moment the guest leaves to
+ * have the outbox emptied, or counts what it `may_drop`, as the host likes. */
+static uint8_t *vellum_room_(size_t len_bytes, bool may_drop)
+{
+    const size_t header = sizeof(struct vellum_record_header);
+    if (len_bytes > vellum_state.outbox_room_bytes - header) {
+        return NULL;
+    }
+    if (len_bytes > vellum_state.outbox_room_bytes - header - vellum_outbox_()->end_bytes ||
+        vellum_outbox_()->end_bytes > vellum_state.outbox_room_bytes - header) {
+        if (may_drop && vellum_state.peb->flags & VELLUM_PEB_OUTBOX_DROPS) {
+            vellum_outbox_()->dropped++;
+            return NULL;
+        }
+        VELLUM_OUT_(VELLUM_PORT_DRAIN, 0);
+    }
+    return vellum_state.outbox + VELLUM_OUTBOX_RECORDS_OFFSET + vellum_outbox_()->end_bytes + header;
+}
+
+/* Adds the record whose body was written to the room for it. */
+static void vellum_append_(uint32_t kind, size_t len_bytes)
+{
+    struct vellum_record_header header = {kind, (uint32_t)len_bytes};
+    uint32_t end = vellum_outbox_()->end_bytes;
+    memcpy(vellum_state.outbox + VELLUM_OUTBOX_RECORDS_OFFSET + end, &header, sizeof header);
+    /* The record is complete before the end covers it. */
+    __asm__ volatile("" : : : "memory");
+    vellum_outbox_()->end_bytes = end + (uint32_t)(sizeof header + ((len_bytes + 7) & ~(size_t)7));
+}
+
 void vellum_log(uint32_t level, const char *target, const char *message)
 {
     if (level > vellum_state.peb->log_level) {
         return;
     }
+    const size_t fixed = sizeof(struct vellum_log_header);
+    size_t texts = vellum_text_len_(target) + vellum_text_len_(message);
+    size_t most = vellum_state.outbox_room_bytes - sizeof(struct vellum_record_header) - fixed;
+    size_t len_bytes = fixed + (texts < most ? texts : most);
+    uint8_t *body = vellum_room_(len_bytes, true);
+    if (body == NULL) {
+        return;
+    }
     uint32_t lens[2];
-    vellum_put_texts_(target, message, lens);
+    vellum_put_texts_(body + fixed, len_bytes - fixed, target, message, lens);
     struct vellum_log_header header = {level, lens[0], lens[1], 0};
-    memcpy(vellum_state.output, &header, sizeof header);
-    VELLUM_OUT_(VELLUM_PORT_LOG, 0);
+    memcpy(body, &header, sizeof header);
+    vellum_append_(VELLUM_RECORD_LOG, len_bytes);
+}
+
+static void vellum_metric_(uint32_t kind, const char *name, uint64_t bits)
+{
+    struct vellum_metric_header header = {kind, 0, bits};
+    size_t name_len_bytes = vellum_text_len_(name);
+    bool is_name = name_len_bytes > 0 && name_len_bytes <= 128;
+    for (size_t index = 0; is_name && index < name_len_bytes; index++) {
+        is_name = name[index] > ' ' && name[index] < 0x7F;
+    }
+    if (!is_name) {
+        return;
+    }
+    header.name_len_bytes = (uint32_t)name_len_bytes;
+    uint8_t *body = vellum_room_(sizeof header + name_len_bytes, true);
+    if (body == NULL) {
+        return;
+    }
+    memcpy(body, &header, sizeof header);
+    memcpy(body + sizeof header, name, name_len_bytes);
+    vellum_append_(VELLUM_RECORD_METRIC, sizeof header + name_len_bytes);
+}
+
+void vellum_count(const char *name, uint64_t amount) { vellum_metric_(VELLUM_METRIC_COUNTER, name, amount); }
+
+/* The bits of a double are read from memory: a kernel may not use vector registers. */
+void vellum_gauge(const char *name, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    vellum_metric_(VELLUM_METRIC_GAUGE, name, bits);
+}
+
+void vellum_sample(const char *name, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    vellum_metric_(VELLUM_METRIC_SAMPLE, name, bits);
 }
 
 /* Memory until the next call arrives, or NULL. */
@@ -646,8 +787,9 @@ static uint32_t vellum_read_header_(struct vellum_message_header *header, uint32
     return is_sound ? VELLUM_OK : VELLUM_MALFORMED_MESSAGE;
 }
 
-/* Writes a message of values; text and bytes that do not fit are named by address. */
-static void vellum_write_message_(struct vellum_message_header header, const vellum_value *values)
+/* Writes a message of values into `room` bytes at `to`; text and bytes that do not fit are named by address. */
+static void vellum_write_values_(uint8_t *to, uint64_t room, struct vellum_message_header header,
+                                 const vellum_value *values)
 {
     uint64_t end = sizeof header + header.slot_count * sizeof(struct vellum_slot);
     for (uint32_t index = 0; index < header.slot_count; index++) {
@@ -669,9 +811,9 @@ static void vellum_write_message_(struct vellum_message_header header, const vel
         case VELLUM_STRING:
         case VELLUM_BYTES:
             slot.len_bytes = value->len_bytes;
-            if (value->len_bytes <= vellum_state.output_len_bytes - end) {
+            if (value->len_bytes <= room - end) {
                 slot.bits = end;
-                memcpy(vellum_state.output + end, value->bytes, value->len_bytes);
+                memcpy(to + end, value->bytes, value->len_bytes);
                 end += value->len_bytes;
             } else {
                 slot.flags = VELLUM_FLAG_EXTERNAL;
@@ -681,10 +823,16 @@ static void vellum_write_message_(struct vellum_message_header header, const vel
         default:
             slot.bits = value->u64;
         }
-        memcpy(vellum_state.output + sizeof header + index * sizeof slot, &slot, sizeof slot);
+        memcpy(to + sizeof header + index * sizeof slot, &slot, sizeof slot);
     }
     header.total_len_bytes = (uint32_t)end;
-    memcpy(vellum_state.output, &header, sizeof header);
+    memcpy(to, &header, sizeof header);
+}
+
+/* Writes a message of values into the output buffer. */
+static void vellum_write_message_(struct vellum_message_header header, const vellum_value *values)
+{
+    vellum_write_values_(vellum_state.output, vellum_state.output_len_bytes, header, values);
 }
 
 static void vellum_write_error_(uint32_t function, uint32_t status, const char *text, size_t len_bytes)
@@ -694,9 +842,9 @@ static void vellum_write_error_(uint32_t function, uint32_t status, const char *
     vellum_write_message_(header, &value);
 }
 
-vellum_value vellum_host_call_(const struct vellum_function *import, const vellum_value *arguments, size_t count)
+/* Nothing, or an error when the arguments are not those of the import. */
+static vellum_value vellum_check_(const struct vellum_function *import, const vellum_value *arguments, size_t count)
 {
-    uint32_t function = (uint32_t)(import - __start_vellum_imports);
     if (count != import->param_count) {
         return VELLUM_ERROR("host call with another number of arguments than declared");
     }
@@ -704,6 +852,40 @@ vellum_value vellum_host_call_(const struct vellum_function *import, const vellu
         if (arguments[index].type != import->params[index]) {
             return VELLUM_ERROR("host call with an argument of another type than declared");
         }
+    }
+    return vellum_unit();
+}
+
+vellum_value vellum_tell_(const struct vellum_function *import, const vellum_value *arguments, size_t count)
+{
+    vellum_value checked = vellum_check_(import, arguments, count);
+    if (vellum_is_error(checked)) {
+        return checked;
+    }
+    if (!vellum_state.is_started) {
+        return VELLUM_ERROR("a guest cannot call the host while it initialises");
+    }
+    uint64_t len_bytes = sizeof(struct vellum_message_header) + count * sizeof(struct vellum_slot);
+    for (size_t index = 0; index < count; index++) {
+        len_bytes += arguments[index].len_bytes;
+    }
+    uint8_t *body = len_bytes > SIZE_MAX ? NULL : vellum_room_((size_t)len_bytes, false);
+    if (body == NULL) {
+        return VELLUM_ERROR("a one-way call does not fit the outbox");
+    }
+    uint32_t function = (uint32_t)(import - __start_vellum_imports);
+    vellum_write_values_(body, len_bytes,
+                         (struct vellum_message_header){VELLUM_ONE_WAY, function, 0, (uint32_t)count, 0, {0}}, arguments);
+    vellum_append_(VELLUM_RECORD_ONE_WAY, (size_t)len_bytes);
+    return vellum_unit();
+}
+
+vellum_value vellum_host_call_(const struct vellum_function *import, const vellum_value *arguments, size_t count)
+{
+    uint32_t function = (uint32_t)(import - __start_vellum_imports);
+    vellum_value checked = vellum_check_(import, arguments, count);
+    if (vellum_is_error(checked)) {
+        return checked;
     }
     vellum_write_message_((struct vellum_message_header){VELLUM_HOST_CALL, function, 0, (uint32_t)count, 0, {0}},
                           arguments);
@@ -766,7 +948,8 @@ static void vellum_answer_(void)
 _Noreturn __attribute__((used)) void vellum_start_(const struct vellum_peb *peb)
 {
     if (peb->magic != VELLUM_PEB_MAGIC || peb->abi_version != VELLUM_ABI_VERSION || peb->size_bytes < sizeof *peb ||
-        peb->input_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES || peb->output_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES) {
+        peb->input_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES || peb->output_len_bytes < VELLUM_MIN_BUFFER_LEN_BYTES ||
+        peb->outbox_len_bytes < VELLUM_MIN_OUTBOX_LEN_BYTES || peb->outbox_len_bytes > UINT32_MAX) {
         vellum_abort(VELLUM_ABORT_BAD_PEB);
     }
     vellum_state.peb = peb;
@@ -774,7 +957,10 @@ _Noreturn __attribute__((used)) void vellum_start_(const struct vellum_peb *peb)
     vellum_state.input_len_bytes = peb->input_len_bytes;
     vellum_state.output = (uint8_t *)(uintptr_t)peb->output_ptr;
     vellum_state.output_len_bytes = peb->output_len_bytes;
+    vellum_state.outbox = (uint8_t *)(uintptr_t)peb->outbox_ptr;
+    vellum_state.outbox_room_bytes = (uint32_t)peb->outbox_len_bytes - VELLUM_OUTBOX_RECORDS_OFFSET;
     VELLUM_OUT_(VELLUM_PORT_IDLE, VELLUM_IDLE_READY);
+    vellum_state.is_started = true;
     for (;;) {
         vellum_answer_();
         VELLUM_OUT_(VELLUM_PORT_IDLE, VELLUM_IDLE_REPLY);

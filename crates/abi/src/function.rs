@@ -15,6 +15,8 @@ use crate::value::ValueType;
 pub const EXPORTS_SECTION: &str = "vellum_functions";
 /// ELF section with the host functions that the guest imports.
 pub const IMPORTS_SECTION: &str = "vellum_imports";
+/// Flag of an import: the host function has no answer, and calls of it go through the [outbox](crate::outbox).
+pub const FLAG_ONE_WAY: u16 = 1;
 /// Longest function name.
 pub const MAX_NAME_LEN_BYTES: usize = 128;
 
@@ -32,8 +34,8 @@ pub struct FunctionEntry {
     pub param_count: u8,
     /// [`ValueType`] code of the returned value.
     pub ret: u8,
-    /// Zero.
-    pub reserved: u16,
+    /// 0 or [`FLAG_ONE_WAY`].
+    pub flags: u16,
     /// [`ValueType`] codes of the parameters; zero past `param_count`.
     pub params: [u8; MAX_SLOTS],
     /// Guest-virtual address of the guest's own call thunk; the host only displays it. 0 for imports.
@@ -84,9 +86,18 @@ pub enum FunctionError {
         /// Its code.
         u8,
     ),
-    /// A reserved field, or a parameter past the count, is not zero.
+    /// A flag without meaning, or a parameter past the count, is not zero.
     #[error("function entry has a reserved field that is not zero")]
     ReservedNotZero,
+    /// A one-way function that returns something.
+    #[error("one-way function returns {0}, must return nothing")]
+    OneWayResult(
+        /// What it returns.
+        ValueType,
+    ),
+    /// A one-way function that the guest exports; only the host can have such.
+    #[error("exported function is declared one-way, which only host functions can be")]
+    OneWayExport,
     /// The name is empty or too long.
     #[error("function name has {len_bytes} bytes, allowed are 1 to {MAX_NAME_LEN_BYTES}")]
     NameLength {
@@ -136,7 +147,7 @@ impl FunctionEntry {
         if count > MAX_SLOTS {
             return Err(FunctionError::TooManyParameters(self.param_count));
         }
-        if self.reserved != 0 || self.params[count..].iter().any(|code| *code != 0) {
+        if self.flags & !FLAG_ONE_WAY != 0 || self.params[count..].iter().any(|code| *code != 0) {
             return Err(FunctionError::ReservedNotZero);
         }
         let mut params = [ValueType::Unit; MAX_SLOTS];
@@ -145,7 +156,16 @@ impl FunctionEntry {
                 .map_err(|_| FunctionError::ParameterType { index, code: *code })?;
         }
         let ret = ValueType::try_from(self.ret).map_err(|_| FunctionError::ReturnType(self.ret))?;
-        Ok(Signature { params, count, ret })
+        let is_one_way = self.flags & FLAG_ONE_WAY != 0;
+        if is_one_way && ret != ValueType::Unit {
+            return Err(FunctionError::OneWayResult(ret));
+        }
+        Ok(Signature {
+            params,
+            count,
+            ret,
+            is_one_way,
+        })
     }
 }
 
@@ -155,6 +175,7 @@ pub struct Signature {
     params: [ValueType; MAX_SLOTS],
     count: usize,
     ret: ValueType,
+    is_one_way: bool,
 }
 
 impl Signature {
@@ -167,7 +188,23 @@ impl Signature {
             params: all,
             count: params.len(),
             ret,
+            is_one_way: false,
         })
+    }
+
+    /// The signature of a host function that has no answer, or `None` when there are more parameters than slots.
+    #[must_use]
+    pub fn one_way(params: &[ValueType]) -> Option<Self> {
+        Some(Self {
+            is_one_way: true,
+            ..Self::new(params, ValueType::Unit)?
+        })
+    }
+
+    /// Whether calls have no answer.
+    #[must_use]
+    pub const fn is_one_way(&self) -> bool {
+        self.is_one_way
     }
 
     /// Types of the parameters, in order.
@@ -185,7 +222,9 @@ impl Signature {
 
 impl PartialEq for Signature {
     fn eq(&self, other: &Self) -> bool {
-        self.params() == other.params() && self.ret == other.ret
+        self.params() == other.params()
+            && self.ret == other.ret
+            && self.is_one_way == other.is_one_way
     }
 }
 
@@ -197,6 +236,9 @@ impl core::fmt::Display for Signature {
         for (index, param) in self.params().iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}{param}")?;
+        }
+        if self.is_one_way {
+            return f.write_str(") one-way");
         }
         write!(f, ") -> {}", self.ret)
     }

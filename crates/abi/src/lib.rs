@@ -13,7 +13,9 @@
 //! | [`value`] | the types a call can carry |
 //! | [`function`] | the tables of exported and imported functions in the guest's ELF |
 //! | [`note`] | the ELF note that marks a file as a Vellum guest |
+//! | [`outbox`] | what a guest says without leaving: log records, metrics, one-way host calls |
 //! | [`log`] | log records and panic records |
+//! | [`metric`] | numbers that a guest reports by name |
 //! | [`fault`] | the record that the monitor leaves when the guest faults |
 //!
 //! The structures have the same layout on amd64 and i686: pointers are 64-bit numbers, and what holds 64-bit numbers is
@@ -33,7 +35,8 @@
 //!
 //! In between, the guest may write a [`HostCall`](message::MessageKind::HostCall) to the output buffer and
 //! execute `out` to [`Port::HostCall`](port::Port::HostCall); when it is resumed, a
-//! [`HostReply`](message::MessageKind::HostReply) lies in its input buffer.
+//! [`HostReply`](message::MessageKind::HostReply) lies in its input buffer. What needs no answer it appends to its
+//! [outbox], which the host looks at whenever the guest has left.
 //!
 //! # Example
 //!
@@ -62,14 +65,16 @@ pub mod function;
 pub mod log;
 pub mod mapping;
 pub mod message;
+pub mod metric;
 pub mod note;
+pub mod outbox;
 pub mod peb;
 pub mod port;
 pub mod value;
 
 /// Version of everything in this crate. A guest states it in its ELF note, the host in the PEB; a mismatch is
 /// refused by whoever sees it first.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 // The structures are read and written in the machine's own byte order; x86 is little-endian.
 const _: () = assert!(u16::from_ne_bytes([1, 0]) == 1, "the ABI is little-endian");

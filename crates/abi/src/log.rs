@@ -1,6 +1,7 @@
 //! Log records and panic records.
 //!
-//! Both lie at offset 0 of the output buffer: a 16-byte header, then two texts. The guest cuts texts that do not fit.
+//! Both are a 16-byte header and two texts. A log record is a record of the [outbox](crate::outbox); a panic record lies at offset
+//! 0 of the output buffer. The guest cuts texts that do not fit.
 
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -129,7 +130,7 @@ pub enum RecordError {
 }
 
 impl<'a> LogRecord<'a> {
-    /// Parses a copy of the output buffer.
+    /// Parses a copy of the record's body.
     ///
     /// # Errors
     /// Names what is wrong with the record.
@@ -146,19 +147,6 @@ impl<'a> LogRecord<'a> {
             target: utf8(target, "target")?,
             message: utf8(message, "message")?,
         })
-    }
-
-    /// How many bytes of the output buffer the record that starts with `header_bytes` covers, so that a host copies
-    /// no more than it needs.
-    ///
-    /// # Errors
-    /// `header_bytes` are fewer than a header has.
-    pub fn len_bytes(header_bytes: &[u8]) -> Result<u64, RecordError> {
-        let (header, _) = split::<LogHeader>(header_bytes)?;
-        Ok(record_len(
-            header.target_len_bytes,
-            header.message_len_bytes,
-        ))
     }
 }
 
@@ -178,7 +166,8 @@ impl<'a> PanicRecord<'a> {
         })
     }
 
-    /// How many bytes of the output buffer the record that starts with `header_bytes` covers.
+    /// How many bytes of the output buffer the record that starts with `header_bytes` covers, so that a host copies
+    /// no more than it needs.
     ///
     /// # Errors
     /// `header_bytes` are fewer than a header has.

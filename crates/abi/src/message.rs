@@ -10,6 +10,7 @@
 //! | [`MessageKind::Reply`] | guest to host | output | one: the returned value, or the error text |
 //! | [`MessageKind::HostCall`] | guest to host | output | the arguments |
 //! | [`MessageKind::HostReply`] | host to guest | input | one: the returned value, or the error text |
+//! | [`MessageKind::OneWay`] | guest to host | [outbox](crate::outbox) | the arguments, all inline |
 //!
 //! # Rules
 //!
@@ -62,6 +63,8 @@ pub enum MessageKind {
     HostCall = 3,
     /// The host answers a host call.
     HostReply = 4,
+    /// The guest calls a host function that has no answer.
+    OneWay = 5,
 }
 
 impl MessageKind {
@@ -74,7 +77,7 @@ impl MessageKind {
     /// Whether the guest writes messages of this kind.
     #[must_use]
     pub const fn is_from_guest(self) -> bool {
-        matches!(self, Self::Reply | Self::HostCall)
+        matches!(self, Self::Reply | Self::HostCall | Self::OneWay)
     }
 
     /// The kind with this number, or `None`.
@@ -85,6 +88,7 @@ impl MessageKind {
             2 => Self::Reply,
             3 => Self::HostCall,
             4 => Self::HostReply,
+            5 => Self::OneWay,
             _ => return None,
         })
     }

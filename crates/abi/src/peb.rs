@@ -15,6 +15,10 @@ pub const PEB_MAGIC: u64 = u64::from_le_bytes(*b"VELLUMPB");
 /// destination before it asks for a fill. Without it every page of the heap can be filled as it is.
 pub const FLAG_TOUCH_BEFORE_FILL: u32 = 1 << 0;
 
+/// Flag: the guest drops log records and metrics for which its [outbox](crate::outbox) has no room. Without it the guest leaves to
+/// have the outbox emptied.
+pub const FLAG_OUTBOX_DROPS: u32 = 1 << 1;
+
 /// Process environment block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
@@ -29,7 +33,7 @@ pub struct Peb {
     pub input_ptr: u64,
     /// Length of the input buffer.
     pub input_len_bytes: u64,
-    /// Output buffer: the guest writes replies, host calls, log and panic records here. 8-byte aligned.
+    /// Output buffer: the guest writes replies, host calls and panic records here. 8-byte aligned.
     pub output_ptr: u64,
     /// Length of the output buffer.
     pub output_len_bytes: u64,
@@ -54,7 +58,7 @@ pub struct Peb {
     pub mappings_count: u64,
     /// Most verbose log level the host wants, as in [`crate::log::Level`]; 0 for none.
     pub log_level: u32,
-    /// Bits that say how this host works: [`FLAG_TOUCH_BEFORE_FILL`]. Others are zero.
+    /// Bits that say how this host works: [`FLAG_TOUCH_BEFORE_FILL`], [`FLAG_OUTBOX_DROPS`]. Others are zero.
     pub flags: u32,
     /// Generation of the snapshot that this sandbox was made from or last restored to; 0 for a guest that has booted. A guest
     /// that finds another number than before it [asked for a snapshot](crate::port::Port::Checkpoint) is a restored copy.
@@ -66,6 +70,11 @@ pub struct Peb {
     /// Kernel guests: the guest-physical address of `scratch_ptr`. Any frame of scratch lies as far from it as its pointer lies
     /// from `scratch_ptr`.
     pub scratch_gpa: u64,
+    /// The [outbox](crate::outbox). 8-byte aligned.
+    pub outbox_ptr: u64,
+    /// Length of the outbox: [`MIN_OUTBOX_LEN_BYTES`](crate::outbox::MIN_OUTBOX_LEN_BYTES) to
+    /// [`MAX_OUTBOX_LEN_BYTES`](crate::outbox::MAX_OUTBOX_LEN_BYTES).
+    pub outbox_len_bytes: u64,
 }
 
 const _: () = {
@@ -76,6 +85,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Peb, seed) == 96);
     assert!(core::mem::offset_of!(Peb, log_level) == 120);
     assert!(core::mem::offset_of!(Peb, generation) == 128);
+    assert!(core::mem::offset_of!(Peb, outbox_ptr) == 160);
 };
 
 /// A PEB that a guest cannot start from.
@@ -112,7 +122,8 @@ pub enum PebError {
         /// Its length.
         len_bytes: u64,
     },
-    /// A message buffer is shorter than [`MIN_BUFFER_LEN_BYTES`](crate::message::MIN_BUFFER_LEN_BYTES).
+    /// A message buffer is shorter than [`MIN_BUFFER_LEN_BYTES`](crate::message::MIN_BUFFER_LEN_BYTES), or the outbox shorter than
+    /// [`MIN_OUTBOX_LEN_BYTES`](crate::outbox::MIN_OUTBOX_LEN_BYTES), which is the same.
     #[error("peb gives the {name} buffer {len_bytes:#x} bytes, needs {min:#x}", min = crate::message::MIN_BUFFER_LEN_BYTES)]
     BufferTooSmall {
         /// Which buffer.
@@ -124,7 +135,7 @@ pub enum PebError {
 
 impl Peb {
     /// Size of the structure.
-    pub const LEN_BYTES: usize = 160;
+    pub const LEN_BYTES: usize = 176;
 
     /// A block with magic, version and size filled in and everything else zero.
     #[must_use]
@@ -132,7 +143,7 @@ impl Peb {
         Self {
             magic: PEB_MAGIC,
             abi_version: ABI_VERSION,
-            size_bytes: 160,
+            size_bytes: 176,
             input_ptr: 0,
             input_len_bytes: 0,
             output_ptr: 0,
@@ -152,6 +163,8 @@ impl Peb {
             scratch_ptr: 0,
             scratch_len_bytes: 0,
             scratch_gpa: 0,
+            outbox_ptr: 0,
+            outbox_len_bytes: 0,
         }
     }
 
@@ -173,6 +186,7 @@ impl Peb {
         for (name, start, len_bytes) in [
             ("input", self.input_ptr, self.input_len_bytes),
             ("output", self.output_ptr, self.output_len_bytes),
+            ("outbox", self.outbox_ptr, self.outbox_len_bytes),
         ] {
             check_range(name, start, len_bytes, 8)?;
             if len_bytes < min {
@@ -207,6 +221,8 @@ mod tests {
             output_len_bytes: 0x4000,
             heap_ptr: 0x40_0000_0000,
             heap_len_bytes: 0x10_0000,
+            outbox_ptr: 0x70_0000_9000,
+            outbox_len_bytes: 0x2000,
             ..Peb::empty()
         }
     }
@@ -237,17 +253,17 @@ mod tests {
             ),
             (
                 Peb {
-                    abi_version: 2,
+                    abi_version: 1,
                     ..sound()
                 },
-                PebError::Version(2),
+                PebError::Version(1),
             ),
             (
                 Peb {
-                    size_bytes: 159,
+                    size_bytes: 175,
                     ..sound()
                 },
-                PebError::Size(159),
+                PebError::Size(175),
             ),
             (
                 Peb {
@@ -268,6 +284,16 @@ mod tests {
                 PebError::BufferTooSmall {
                     name: "output",
                     len_bytes: 100,
+                },
+            ),
+            (
+                Peb {
+                    outbox_len_bytes: 0,
+                    ..sound()
+                },
+                PebError::BufferTooSmall {
+                    name: "outbox",
+                    len_bytes: 0,
                 },
             ),
             (

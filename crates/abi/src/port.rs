@@ -14,8 +14,8 @@ pub enum Port {
     Idle = 0xE0,
     /// A host call lies in the output buffer; on resumption the reply lies in the input buffer. EAX is 0.
     HostCall = 0xE1,
-    /// A log record lies in the output buffer. EAX is 0.
-    Log = 0xE2,
+    /// The guest waits for its [outbox](crate::outbox) to be emptied, and for nothing else. EAX is 0.
+    Drain = 0xE2,
     /// A panic record lies in the output buffer. EAX is 0. The guest expects not to be resumed.
     Panic = 0xE3,
     /// The guest gives up; EAX is a code of its choice. It expects not to be resumed.
@@ -49,7 +49,7 @@ pub const ABORT_NESTED_PANIC: u32 = 0xFFFF_FF03;
 pub const ALL: [Port; 8] = [
     Port::Idle,
     Port::HostCall,
-    Port::Log,
+    Port::Drain,
     Port::Panic,
     Port::Abort,
     Port::Fill,
@@ -61,7 +61,7 @@ pub const ALL: [Port; 8] = [
 pub const USER: [Port; 7] = [
     Port::Idle,
     Port::HostCall,
-    Port::Log,
+    Port::Drain,
     Port::Panic,
     Port::Abort,
     Port::Fill,
@@ -88,7 +88,7 @@ impl TryFrom<u16> for Port {
         Ok(match number {
             0xE0 => Self::Idle,
             0xE1 => Self::HostCall,
-            0xE2 => Self::Log,
+            0xE2 => Self::Drain,
             0xE3 => Self::Panic,
             0xE4 => Self::Abort,
             0xE5 => Self::Fill,

@@ -9,15 +9,19 @@ use std::process::{Command, Stdio};
 use vellum_abi::ABI_VERSION;
 use vellum_abi::fault::FaultRecord;
 use vellum_abi::fill::FillRequest;
-use vellum_abi::function::FunctionEntry;
+use vellum_abi::function::{FLAG_ONE_WAY, FunctionEntry};
 use vellum_abi::log::{Level, LogHeader, PanicHeader};
 use vellum_abi::mapping::{FLAG_WRITABLE, MAX_LABEL_LEN_BYTES, MAX_MAPPINGS, MappingEntry};
 use vellum_abi::message::{
     ErrorCode, FLAG_EXTERNAL, MAX_ERROR_TEXT_LEN_BYTES, MAX_SLOTS, MIN_BUFFER_LEN_BYTES,
     MessageHeader, MessageKind, Slot,
 };
+use vellum_abi::metric::MetricHeader;
 use vellum_abi::note::Note;
-use vellum_abi::peb::{PEB_MAGIC, Peb};
+use vellum_abi::outbox::{
+    MIN_OUTBOX_LEN_BYTES, OutboxHeader, RECORDS_OFFSET, RecordHeader, RecordKind,
+};
+use vellum_abi::peb::{FLAG_OUTBOX_DROPS, FLAG_TOUCH_BEFORE_FILL, PEB_MAGIC, Peb};
 use vellum_abi::port::{ABORT_BAD_PEB, ABORT_NESTED_PANIC, IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::ValueType;
 use zerocopy::IntoBytes;
@@ -50,11 +54,15 @@ fn checks() -> Vec<(String, u64)> {
     structure!(checks, "vellum_fault_record", FaultRecord =>
         vector error_code cr2 rip cs rflags rsp ss reason);
     structure!(checks, "vellum_function", FunctionEntry =>
-        name_ptr name_len_bytes param_count ret reserved params entry);
+        name_ptr name_len_bytes param_count ret flags params entry);
     structure!(checks, "vellum_peb", Peb =>
         magic abi_version size_bytes input_ptr input_len_bytes output_ptr output_len_bytes
         heap_ptr heap_len_bytes stack_top stack_len_bytes init_data_ptr init_data_len_bytes seed
-        mappings_ptr mappings_count log_level flags generation scratch_ptr scratch_len_bytes scratch_gpa);
+        mappings_ptr mappings_count log_level flags generation scratch_ptr scratch_len_bytes scratch_gpa
+        outbox_ptr outbox_len_bytes);
+    structure!(checks, "vellum_outbox_header", OutboxHeader => end_bytes dropped);
+    structure!(checks, "vellum_record_header", RecordHeader => kind len_bytes);
+    structure!(checks, "vellum_metric_header", MetricHeader => kind name_len_bytes bits);
     structure!(checks, "vellum_mapping", MappingEntry =>
         gpa ptr len_bytes flags label_len_bytes label);
     checks
@@ -75,12 +83,20 @@ fn constants() -> Vec<(String, u64)> {
         ("MAX_MAPPINGS", MAX_MAPPINGS as u64),
         ("MAX_LABEL_LEN_BYTES", MAX_LABEL_LEN_BYTES as u64),
         ("MAPPING_WRITABLE", u64::from(FLAG_WRITABLE)),
+        ("OUTBOX_RECORDS_OFFSET", RECORDS_OFFSET as u64),
+        ("MIN_OUTBOX_LEN_BYTES", MIN_OUTBOX_LEN_BYTES as u64),
+        ("FUNCTION_ONE_WAY", u64::from(FLAG_ONE_WAY)),
+        ("PEB_TOUCH_BEFORE_FILL", u64::from(FLAG_TOUCH_BEFORE_FILL)),
+        ("PEB_OUTBOX_DROPS", u64::from(FLAG_OUTBOX_DROPS)),
+        ("RECORD_LOG", RecordKind::Log as u64),
+        ("RECORD_METRIC", RecordKind::Metric as u64),
+        ("RECORD_ONE_WAY", RecordKind::OneWay as u64),
         ("OK", 0),
     ];
     let ports = [
         ("PORT_IDLE", Port::Idle),
         ("PORT_HOST_CALL", Port::HostCall),
-        ("PORT_LOG", Port::Log),
+        ("PORT_DRAIN", Port::Drain),
         ("PORT_PANIC", Port::Panic),
         ("PORT_ABORT", Port::Abort),
         ("PORT_FILL", Port::Fill),
@@ -101,6 +117,7 @@ fn constants() -> Vec<(String, u64)> {
         ("REPLY", MessageKind::Reply),
         ("HOST_CALL", MessageKind::HostCall),
         ("HOST_REPLY", MessageKind::HostReply),
+        ("ONE_WAY", MessageKind::OneWay),
     ];
     constants.extend(kinds.map(|(name, kind)| (name, kind as u64)));
     let codes = [

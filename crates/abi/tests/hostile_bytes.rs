@@ -5,7 +5,9 @@ use vellum_abi::fill::FillRequest;
 use vellum_abi::function::{FunctionEntry, check_name};
 use vellum_abi::log::{LogRecord, PanicRecord};
 use vellum_abi::message::MAX_SLOTS;
+use vellum_abi::metric::{MetricRecord, MetricValue};
 use vellum_abi::note::{GuestNote, Note, NoteError};
+use vellum_abi::outbox::{OutboxHeader, Record, RecordKind, RecordWriter, Records};
 use vellum_abi::peb::Peb;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -31,13 +33,48 @@ proptest! {
     fn records_lie_inside_their_bytes(bytes in any_bytes()) {
         if let Ok(record) = LogRecord::parse(&bytes) {
             prop_assert!(16 + record.target.len() + record.message.len() <= bytes.len());
-            let claimed = LogRecord::len_bytes(&bytes).expect("there is a header");
-            prop_assert_eq!(claimed, (16 + record.target.len() + record.message.len()) as u64);
         }
         if let Ok(record) = PanicRecord::parse(&bytes) {
             prop_assert!(16 + record.file.len() + record.message.len() <= bytes.len());
+            let claimed = PanicRecord::len_bytes(&bytes).expect("there is a header");
+            prop_assert_eq!(claimed, (16 + record.file.len() + record.message.len()) as u64);
         }
         prop_assert_eq!(FillRequest::parse(&bytes).is_ok(), bytes.len() >= 24 && bytes[4..8] == [0; 4]);
+    }
+
+    #[test]
+    fn an_outbox_of_any_bytes_ends(bytes in any_bytes()) {
+        let records: Vec<_> = Records::new(&bytes).collect();
+        // Every record takes at least its header.
+        prop_assert!(records.len() <= bytes.len() / 8 + 1);
+        prop_assert!(records.iter().rev().skip(1).all(Result::is_ok));
+        let header = OutboxHeader::read_from_prefix(&bytes).map(|(header, _)| header).unwrap_or_default();
+        if let Ok(unread) = header.unread(8, 192) {
+            prop_assert!(unread.start == 8 && unread.end >= 8 && unread.end <= 192 && unread.end % 8 == 0);
+        }
+    }
+
+    #[test]
+    fn what_is_written_to_an_outbox_is_read_from_it(
+        metrics in prop::collection::vec(("[!-~]{1,128}", any::<u64>()), 0..20)
+    ) {
+        let mut room = [0xA5; 2048];
+        let mut end = 0;
+        let mut written = Vec::new();
+        for (name, value) in &metrics {
+            let metric = MetricRecord { name, value: MetricValue::Counter(*value) };
+            let Some(mut writer) = RecordWriter::new(&mut room[end..]) else { break };
+            let Some(len_bytes) = metric.write(writer.body()).expect("a sound name") else { break };
+            end += writer.finish(RecordKind::Metric, len_bytes);
+            written.push(metric);
+        }
+        let read: Vec<_> = Records::new(&room[..end])
+            .map(|record| match record {
+                Ok(Record::Metric(metric)) => metric,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        prop_assert_eq!(read, written);
     }
 
     #[test]
@@ -89,6 +126,8 @@ proptest! {
             heap_len_bytes: random.heap_len_bytes >> 2,
             init_data_len_bytes: random.init_data_len_bytes >> 2,
             init_data_ptr: random.init_data_ptr,
+            outbox_ptr: random.outbox_ptr & !15,
+            outbox_len_bytes: random.outbox_len_bytes >> 2,
             ..sound
         };
         let ranges = [
@@ -96,6 +135,7 @@ proptest! {
             (peb.output_ptr, peb.output_len_bytes),
             (peb.heap_ptr, peb.heap_len_bytes),
             (peb.init_data_ptr, peb.init_data_len_bytes),
+            (peb.outbox_ptr, peb.outbox_len_bytes),
         ];
         let is_sound = ranges.iter().all(|(start, len_bytes)| start.checked_add(*len_bytes).is_some());
         prop_assert_eq!(peb.check().is_ok(), is_sound);

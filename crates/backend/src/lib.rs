@@ -2,7 +2,7 @@
 //!
 //! A [`Vm`] is one micro-VM: guest-physical memory, one vCPU, exits. The trait speaks the vocabulary of virtual
 //! machines (guest-physical ranges, state groups, exits, interruption) and leaks no ioctl type. A [`Hypervisor`] makes them;
-//! [`kvm::Kvm`] is one, on Linux KVM, whatever kind of KVM it is: [`Capabilities`] says what was *probed* (nested or shadow MMU,
+//! [`mshv::Mshv`] is one, and [`kvm::Kvm`] another, on Linux KVM, whatever kind of KVM it is: [`Capabilities`] says what was *probed* (nested or shadow MMU,
 //! native or emulated ring 0), and the layers above choose by it.
 //!
 //! The crate is useful alone: give a [`Vm`] some memory, a [boot state](boot) and run it. `examples/flat_guest.rs` boots a
@@ -17,8 +17,11 @@
 //! | [`cpuid`] | CPU profiles: what the guest's CPUID shows |
 //! | [`memory`] | host memory lent to a guest, copied in and out, never borrowed |
 //! | [`kvm`] | the KVM backend |
+//! | [`mshv`] | the MSHV backend, for Linux as the root partition of Microsoft's hypervisor; no machine of that kind has run it yet |
 
 pub mod boot;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod collected;
 pub mod cpuid;
 pub mod flat;
 pub mod hyperv;
@@ -26,7 +29,15 @@ mod hypervisor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod memory;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod mshv;
 pub mod msr;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod probe;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod signal;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod slots;
 pub mod state;
 mod vm;
 

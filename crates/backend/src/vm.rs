@@ -21,7 +21,7 @@ pub trait Vm: Send {
     /// Makes `gpa` backed by the host memory that starts at `host`.
     ///
     /// # Safety
-    /// The host memory must stay mapped, for the length of `gpa`, until the range is unmapped or the VM is dropped, and
+    /// The host memory must stay mapped, and writable for the host whatever the guest may do, for the length of `gpa`, until the range is unmapped or the VM is dropped, and
     /// must not be borrowed as a Rust reference while the guest may write it.
     ///
     /// # Errors
@@ -256,7 +256,11 @@ pub struct Capabilities {
     pub read_only_memory: bool,
     /// Access to model-specific registers can be denied by default.
     pub msr_filter: bool,
-    /// Host memory may be discarded (`MADV_DONTNEED`) under a mapped range.
+    /// Registers that are not denied although [`crate::msr::DECLARED`] does not name them get back their first values whenever group
+    /// [`StateGroup::Msrs`] is written.
+    pub msr_reset: bool,
+    /// Host memory may be discarded (`MADV_DONTNEED`) or mapped anew under a mapped range. Where it may not, the guest would keep the
+    /// old pages, which are pinned: unmap the range first, or write.
     pub host_discard: bool,
     /// 2-level (32-bit, not PAE) paging works, entered by the host and turned on by the guest.
     pub two_level_paging: bool,

@@ -46,8 +46,14 @@ pub fn guest_function(attribute: TokenStream, item: TokenStream) -> TokenStream 
 ///     /// Adds on the host's side.
 ///     fn host_add(a: i32, b: i32) -> i32;
 ///     pub fn store(key: &str, value: &[u8]);
+///     /// Costs no exit.
+///     #[one_way]
+///     fn audit(what: &str);
 /// }
 /// ```
+///
+/// A function marked `#[one_way]` has no answer. The host runs it when the guest leaves next, in order with the other calls, with
+/// log records and metrics; an error means that the call was not made.
 #[proc_macro_attribute]
 pub fn host_functions(attribute: TokenStream, item: TokenStream) -> TokenStream {
     host_functions::expand(&attribute.into(), item.into())

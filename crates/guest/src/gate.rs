@@ -22,7 +22,7 @@ impl Gate for PortGate {
         match port {
             Port::Idle => out::<{ Port::Idle as u8 }>(eax),
             Port::HostCall => out::<{ Port::HostCall as u8 }>(eax),
-            Port::Log => out::<{ Port::Log as u8 }>(eax),
+            Port::Drain => out::<{ Port::Drain as u8 }>(eax),
             Port::Panic => out::<{ Port::Panic as u8 }>(eax),
             Port::Abort => out::<{ Port::Abort as u8 }>(eax),
             Port::Fill => out::<{ Port::Fill as u8 }>(eax),
@@ -36,7 +36,7 @@ impl Gate for PortGate {
 #[inline]
 fn out<const PORT: u8>(eax: u32) {
     // SAFETY: `out` touches no register but the ones it reads, and no flags. What the host changes in memory
-    // meanwhile lies in the input buffer or in the destination of a fill request; the asm block is not `nomem`, so
+    // meanwhile lies in the input buffer, in the outbox or in the destination of a fill request; the asm block is not `nomem`, so
     // the compiler assumes such changes, and this crate holds no reference to those bytes across an exit. In a
     // process of an operating system the instruction raises #GP and the process ends, which is safe.
     unsafe {

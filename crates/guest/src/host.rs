@@ -9,11 +9,13 @@ use core::fmt;
 use vellum_abi::message::{
     ErrorCode, Limits, Message, MessageError, MessageKind, MessageWriter, Outcome, WriteError,
 };
+use vellum_abi::outbox::RecordKind;
 use vellum_abi::port::Port;
 use vellum_abi::value::ValueRef;
 
 use crate::dispatch::{Failure, Fetch, decode, push};
 use crate::link::Link;
+use crate::outbox::{Appended, Body, WhenFull};
 use crate::table::Import;
 use crate::value::GuestValue;
 use crate::{logging, runtime};
@@ -64,11 +66,7 @@ pub fn call_host<T: GuestValue>(
     arguments: &[ValueRef<'_>],
 ) -> Result<T, HostError> {
     if logging::is_writing() {
-        let text = "called while a log record is being formatted".into();
-        return Err(HostError {
-            code: ErrorCode::NotNow,
-            text,
-        });
+        return Err(not_now("called while a log record is being formatted"));
     }
     let (link, function) = runtime::import_call(import);
     call_host_on(link, function, arguments)
@@ -106,6 +104,71 @@ pub fn call_host_on<T: GuestValue>(
         return Ok(decode(&message, 0, &Fetch::new(link))?);
     }
     Err(refusal(&message))
+}
+
+/// Calls the host function that `import` declares and goes on: it has no answer. Made by `#[host_functions]`.
+///
+/// # Errors
+/// The arguments do not fit the outbox, or this is no time for a call.
+#[inline]
+pub fn tell_host(import: &'static Import, arguments: &[ValueRef<'_>]) -> Result<(), HostError> {
+    if logging::is_writing() {
+        return Err(not_now("called while a log record is being formatted"));
+    }
+    if !runtime::is_serving() {
+        return Err(not_now("a guest cannot call the host while it initialises"));
+    }
+    let (link, function) = runtime::import_call(import);
+    tell_host_on(link, function, arguments)
+}
+
+/// Calls host function number `function`, which has no answer, over `link`.
+///
+/// # Errors
+/// As [`tell_host`].
+#[inline]
+pub fn tell_host_on(
+    link: Link<'_>,
+    function: u32,
+    arguments: &[ValueRef<'_>],
+) -> Result<(), HostError> {
+    let appended = link.append(
+        RecordKind::OneWay,
+        WhenFull::Drain,
+        |body| match write_one_way(body, function, arguments) {
+            Ok(len_bytes) => Body::Whole(len_bytes),
+            Err(_) => Body::TooLong,
+        },
+    );
+    match appended {
+        Appended::Yes => Ok(()),
+        Appended::Dropped | Appended::TooLong => Err(HostError {
+            code: ErrorCode::TooLarge,
+            text: "a one-way call does not fit the outbox".into(),
+        }),
+    }
+}
+
+/// Writes a call with all its values in it: when the host reads it, nothing keeps those elsewhere alive.
+#[inline]
+fn write_one_way(
+    body: &mut [u8],
+    function: u32,
+    arguments: &[ValueRef<'_>],
+) -> Result<usize, WriteError> {
+    let mut writer = MessageWriter::new(body, MessageKind::OneWay, function, arguments.len())?;
+    for argument in arguments {
+        writer.push(*argument)?;
+    }
+    writer.finish()
+}
+
+#[cold]
+fn not_now(text: &str) -> HostError {
+    HostError {
+        code: ErrorCode::NotNow,
+        text: text.into(),
+    }
 }
 
 /// The error that a reply carries.

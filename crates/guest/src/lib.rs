@@ -61,8 +61,8 @@
 //!
 //! # Cost
 //!
-//! A call is one exit to the host and back; so is each host call, each log record that passes the level, and each
-//! argument larger than the buffer. Arguments of fixed size allocate nothing. Text and bytes are copied once, into the
+//! A call is one exit to the host and back; so is each host call, and each argument larger than the buffer. Log records, [metrics](metric)
+//! and one-way host calls go to the outbox and cost none, unless it is full. Arguments of fixed size allocate nothing. Text and bytes are copied once, into the
 //! guest's heap, because a host call overwrites the buffer that they arrive in.
 //!
 //! # Limits
@@ -88,6 +88,8 @@ mod host;
 pub mod kernel;
 mod link;
 mod logging;
+pub mod metric;
+mod outbox;
 mod panic;
 mod runtime;
 mod table;
@@ -109,7 +111,7 @@ pub mod rt {
     pub use crate::dispatch::{Answer, Failure, Incoming, Session};
     pub use crate::gate::{Gate, PortGate};
     pub use crate::heap::Heap;
-    pub use crate::host::{call_host, call_host_on};
+    pub use crate::host::{call_host, call_host_on, tell_host, tell_host_on};
     pub use crate::link::Link;
     pub use crate::panic::report as report_panic;
     pub use crate::runtime::{idle, peb, peb_address, serve, start, start_kernel};

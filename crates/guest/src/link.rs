@@ -6,11 +6,13 @@
 )]
 
 use vellum_abi::fill::FillRequest;
+use vellum_abi::outbox::RecordKind;
 use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_abi::port::Port;
 use zerocopy::IntoBytes;
 
 use crate::gate::Gate;
+use crate::outbox::{Appended, Body, Outbox, WhenFull};
 
 /// Bytes of the smallest page.
 const PAGE_LEN_BYTES: usize = 4096;
@@ -25,6 +27,7 @@ pub struct Link<'g> {
     input_len_bytes: usize,
     output: *mut u8,
     output_len_bytes: usize,
+    outbox: Outbox,
     touch_before_fill: bool,
     gate: &'g dyn Gate,
 }
@@ -33,7 +36,7 @@ impl<'g> Link<'g> {
     /// A link over the buffers that `peb` names.
     ///
     /// # Safety
-    /// The buffers are mapped, initialised and disjoint for `'g`, the input buffer readable, the output buffer
+    /// The buffers and the outbox are mapped, initialised and disjoint for `'g`, the input buffer readable, the others
     /// readable and writable, and nobody but the host behind `gate`, during an exit, changes them otherwise.
     pub unsafe fn new(peb: &Peb, gate: &'g dyn Gate) -> Self {
         // Vellum's buffers are far smaller than any address space, so these conversions keep the value.
@@ -43,6 +46,8 @@ impl<'g> Link<'g> {
             input_len_bytes: len(peb.input_len_bytes),
             output: address(peb.output_ptr),
             output_len_bytes: len(peb.output_len_bytes),
+            // SAFETY: the caller promises for the outbox what it promises for the output buffer.
+            outbox: unsafe { Outbox::new(peb) },
             touch_before_fill: peb.flags & FLAG_TOUCH_BEFORE_FILL != 0,
             gate,
         }
@@ -52,6 +57,17 @@ impl<'g> Link<'g> {
     #[inline]
     pub fn exit(&self, port: Port, eax: u32) {
         self.gate.exit(port, eax);
+    }
+
+    /// Adds a record to the outbox; see [`Outbox::append`].
+    #[inline]
+    pub(crate) fn append(
+        &self,
+        kind: RecordKind,
+        when_full: WhenFull,
+        write: impl FnMut(&mut [u8]) -> Body,
+    ) -> Appended {
+        self.outbox.append(self.gate, kind, when_full, write)
     }
 
     /// The input buffer. The lifetime is the caller's choice; see [`crate::dispatch`] for who keeps it short.
@@ -69,8 +85,7 @@ impl<'g> Link<'g> {
     #[inline]
     pub fn with_output<T>(&self, write: impl FnOnce(&mut [u8]) -> T) -> T {
         // SAFETY: `new` required the buffer to be writable and initialised. It is the only reference: this crate
-        // forms one only here, and no closure given to this function calls back into it, as `logging` enforces for
-        // the one kind of closure that runs code of the guest's author.
+        // forms one only here, and no closure given to this function calls back into it.
         write(unsafe { core::slice::from_raw_parts_mut(self.output, self.output_len_bytes) })
     }
 

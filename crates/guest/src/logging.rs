@@ -5,15 +5,16 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use vellum_abi::log::{HEADER_LEN_BYTES, Level, LogHeader};
-use vellum_abi::port::Port;
+use vellum_abi::outbox::RecordKind;
 use zerocopy::IntoBytes;
 
 use crate::link::Link;
+use crate::outbox::{Body, WhenFull};
 use crate::runtime;
 use crate::text::TextBuffer;
 
-/// Whether a record is being formatted into the output buffer. Formatting runs code of the guest's author
-/// (`Display` of a logged value), which must not use the buffer in the meantime.
+/// Whether a record is being formatted into the outbox. Formatting runs code of the guest's author (`Display` of a logged
+/// value), which must not use the outbox in the meantime, nor leave to the host, which would empty it.
 static WRITING: AtomicBool = AtomicBool::new(false);
 
 struct HostLog;
@@ -52,19 +53,22 @@ impl Log for HostLog {
     fn flush(&self) {}
 }
 
-/// Writes `record` to the output buffer and leaves to the host. A record logged while another is being formatted is
-/// dropped.
+/// Writes `record` to the outbox. A record logged while another is being formatted is dropped. Where the outbox has too little
+/// room left the record is formatted a second time, after the host has emptied it.
 fn send(link: Link<'_>, record: &Record<'_>) {
     if WRITING.swap(true, Ordering::Relaxed) {
         return;
     }
-    link.with_output(|output| write_record(output, record));
+    link.append(RecordKind::Log, WhenFull::MayDrop, |body| {
+        write_record(body, record)
+    });
     WRITING.store(false, Ordering::Relaxed);
-    link.exit(Port::Log, 0);
 }
 
-fn write_record(output: &mut [u8], record: &Record<'_>) {
-    let (header_bytes, text_bytes) = output.split_at_mut(HEADER_LEN_BYTES);
+fn write_record(body: &mut [u8], record: &Record<'_>) -> Body {
+    let Some((header_bytes, text_bytes)) = body.split_at_mut_checked(HEADER_LEN_BYTES) else {
+        return Body::TooLong;
+    };
     let mut text = TextBuffer::new(text_bytes);
     let target_len_bytes = text.push(record.target());
     // A TextBuffer cuts instead of failing; an error can only be that of a value's own Display.
@@ -76,6 +80,12 @@ fn write_record(output: &mut [u8], record: &Record<'_>) {
         reserved: 0,
     };
     header_bytes.copy_from_slice(header.as_bytes());
+    let len_bytes = HEADER_LEN_BYTES + text.len_bytes();
+    if text.is_full() {
+        Body::Cut(len_bytes)
+    } else {
+        Body::Whole(len_bytes)
+    }
 }
 
 fn level_number(level: log::Level) -> u32 {
@@ -89,7 +99,7 @@ fn level_number(level: log::Level) -> u32 {
     level as u32
 }
 
-/// A length inside the output buffer as the ABI writes it. Buffers are shorter than 4 GiB.
+/// A length inside a buffer as the ABI writes it. Buffers are shorter than 4 GiB.
 pub(crate) fn len32(len_bytes: usize) -> u32 {
     u32::try_from(len_bytes).unwrap_or(u32::MAX)
 }

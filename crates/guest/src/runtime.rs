@@ -6,6 +6,7 @@
 )]
 
 use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_abi::mapping::{MAX_MAPPINGS, MappingEntry};
 use vellum_abi::peb::Peb;
@@ -44,6 +45,8 @@ struct State {
 
 static STATE: Single<Cell<Option<State>>> = Single::new(Cell::new(None));
 static GATE: PortGate = PortGate;
+/// Whether the initialisation is over.
+static SERVING: AtomicBool = AtomicBool::new(false);
 
 /// Initialises the guest. Called by `entry!` on the first instructions; afterwards [`serve`] answers calls.
 ///
@@ -90,6 +93,8 @@ pub unsafe fn start_kernel(peb: *const Peb, functions: [*const Export; 2], impor
 
 /// Tells the host that the guest is ready, then answers calls for ever.
 pub fn idle() -> ! {
+    // Before the guest waits, so that it need not write when its first call comes, in every copy of its snapshot.
+    SERVING.store(true, Ordering::Relaxed);
     if let Some(state) = STATE.get().get() {
         state.link.exit(Port::Idle, IDLE_READY);
     }
@@ -216,6 +221,12 @@ pub fn peb_address() -> u64 {
 #[inline]
 pub(crate) fn link() -> Option<Link<'static>> {
     STATE.get().get().map(|state| state.link)
+}
+
+/// Whether the guest is past its initialisation.
+#[inline]
+pub(crate) fn is_serving() -> bool {
+    SERVING.load(Ordering::Relaxed)
 }
 
 /// The link, and the index of `import`.

@@ -7,7 +7,7 @@
 
 use core::mem::offset_of;
 
-use vellum_abi::function::{FunctionEntry, MAX_NAME_LEN_BYTES};
+use vellum_abi::function::{FLAG_ONE_WAY, FunctionEntry, MAX_NAME_LEN_BYTES};
 use vellum_abi::message::MAX_SLOTS;
 use vellum_abi::value::ValueType;
 
@@ -45,7 +45,7 @@ struct Entry {
     name_len_bytes: u32,
     param_count: u8,
     ret: u8,
-    reserved: u16,
+    flags: u16,
     params: [u8; MAX_SLOTS],
     thunk: Wide<Option<Thunk>>,
 }
@@ -56,6 +56,7 @@ const _: () = {
     assert!(offset_of!(Entry, name_len_bytes) == offset_of!(FunctionEntry, name_len_bytes));
     assert!(offset_of!(Entry, param_count) == offset_of!(FunctionEntry, param_count));
     assert!(offset_of!(Entry, ret) == offset_of!(FunctionEntry, ret));
+    assert!(offset_of!(Entry, flags) == offset_of!(FunctionEntry, flags));
     assert!(offset_of!(Entry, params) == offset_of!(FunctionEntry, params));
     assert!(offset_of!(Entry, thunk) == offset_of!(FunctionEntry, entry));
 };
@@ -100,6 +101,14 @@ impl Import {
     pub const fn new(name: &'static str, params: &[ValueType], ret: ValueType) -> Self {
         Self(Entry::new(name, params, ret, None))
     }
+
+    /// An import whose calls have no answer. Fails the build as [`new`](Self::new) does.
+    #[must_use]
+    pub const fn one_way(name: &'static str, params: &[ValueType]) -> Self {
+        let mut entry = Entry::new(name, params, ValueType::Unit, None);
+        entry.flags = FLAG_ONE_WAY;
+        Self(entry)
+    }
 }
 
 impl Entry {
@@ -131,7 +140,7 @@ impl Entry {
             #[expect(clippy::cast_possible_truncation)]
             param_count: params.len() as u8,
             ret: ret.code(),
-            reserved: 0,
+            flags: 0,
             params: codes,
             thunk: Wide::new(thunk),
         }

@@ -32,6 +32,11 @@ impl<'a> TextBuffer<'a> {
         fitting
     }
 
+    /// Whether some of the text was dropped.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     pub(crate) const fn len_bytes(&self) -> usize {
         self.len_bytes
     }

@@ -14,7 +14,7 @@ use vellum_abi::function::FunctionEntry;
 use vellum_abi::message::{Argument, ErrorCode, MessageKind, Outcome, write_error};
 use vellum_abi::port::Port;
 use vellum_abi::value::ValueRef;
-use vellum_guest::rt::{Export, Session, call_host_on};
+use vellum_guest::rt::{Export, Session, call_host_on, tell_host_on};
 use vellum_guest::{GuestError, HostError, guest_function};
 
 #[guest_function]
@@ -400,4 +400,31 @@ fn a_reply_of_another_kind_type_or_function_is_an_error() {
         Err(ErrorCode::TooLarge)
     );
     assert_eq!(host.exits.borrow().len(), 4);
+}
+
+#[test]
+fn a_one_way_call_waits_in_the_outbox_until_there_is_no_room() {
+    let host = FakeHost::new();
+    let link = host.link();
+    // 32 bytes of message header, 16 of slot, 8 of record header: 40 such calls, and 128 bytes before them, fill 4096 bytes.
+    let text = "x".repeat(40);
+    for index in 0..42 {
+        tell_host_on(link, index, &[ValueRef::String(&text)]).expect("told");
+        let exits = host.exits.borrow().len();
+        assert_eq!(exits, usize::from(index >= 41), "after call {index}");
+    }
+    host.drain();
+    let told = host.told.borrow();
+    let expected = (0..42).map(|index| (index, text.clone().into_bytes()));
+    assert!(told.iter().cloned().eq(expected), "{told:?}");
+}
+
+#[test]
+fn a_one_way_call_larger_than_the_outbox_is_refused() {
+    let host = FakeHost::new();
+    let bytes = vec![7; BUFFER_LEN_BYTES];
+    let error = tell_host_on(host.link(), 1, &[ValueRef::Bytes(&bytes)]).expect_err("too large");
+    assert_eq!(error.code(), ErrorCode::TooLarge);
+    host.drain();
+    assert!(host.told.borrow().is_empty());
 }

@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::host::HostFunctions;
 use crate::image::GuestImage;
 use crate::mapping::Mapping;
-use crate::memory::Config;
+use crate::memory::{Config, OutboxOverflow};
+use crate::metrics::MetricSink;
 use crate::sandbox::Sandbox;
 use crate::snapshot::SnapshotData;
 
@@ -79,6 +80,28 @@ impl SandboxBuilder {
     pub const fn buffer_len_bytes(mut self, input: u64, output: u64) -> Self {
         self.config.sizes.input_len_bytes = input;
         self.config.sizes.output_len_bytes = output;
+        self
+    }
+
+    /// Bytes of the outbox, a multiple of 4096 up to 16 MiB. The guest writes log records, metrics and one-way host calls to it, and the
+    /// host takes them at the guest's next exit. The default is 8 KiB, about a hundred log records. Every restore clears all of it.
+    #[must_use]
+    pub const fn outbox_len_bytes(mut self, len_bytes: u64) -> Self {
+        self.config.sizes.outbox_len_bytes = len_bytes;
+        self
+    }
+
+    /// What the guest does when the outbox is full. The default is to leave once, to have it emptied.
+    #[must_use]
+    pub const fn outbox_overflow(mut self, overflow: OutboxOverflow) -> Self {
+        self.config.outbox_overflow = overflow;
+        self
+    }
+
+    /// Hands the numbers that the guest reports to `sink`; see [`HostFunctions::with_metrics`].
+    #[must_use]
+    pub fn metrics(mut self, sink: impl MetricSink + 'static) -> Self {
+        self.host = self.host.with_metrics(sink);
         self
     }
 

@@ -67,8 +67,10 @@ impl CowMode {
             capabilities.mmu,
             capabilities.ring_zero,
             capabilities.read_only_memory,
+            // Where memory is pinned, a read-only mapping of an image is a private copy as well, and there is nothing to share.
+            capabilities.host_discard,
         ) {
-            (Mmu::Nested, RingZero::Native, true) => Self::GuestSide,
+            (Mmu::Nested, RingZero::Native, true, true) => Self::GuestSide,
             _ => Self::HostSide,
         }
     }
@@ -214,7 +216,12 @@ impl Engine {
         if two_level && !self.capabilities().two_level_paging {
             return Err(Failure::TwoLevelPaging);
         }
-        if matches!(geometry.parts, Parts::Kernel(_)) && !self.capabilities().msr_filter {
+        let Capabilities {
+            msr_filter,
+            msr_reset,
+            ..
+        } = *self.capabilities();
+        if matches!(geometry.parts, Parts::Kernel(_)) && !(msr_filter || msr_reset) {
             return Err(Failure::MsrFilter);
         }
         let config = match (&geometry.parts, geometry.cow) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use vellum_abi::function::Signature;
 use vellum_abi::message::{ErrorCode, MessageError};
+use vellum_abi::outbox::OutboxError;
 use vellum_abi::value::ValueType;
 use vellum_backend::VmError;
 use vellum_backend::memory::OutOfBounds;
@@ -130,6 +131,8 @@ pub(crate) enum Failure {
     },
     #[error("host function {name:?} was registered twice")]
     DuplicateHostFunction { name: String },
+    #[error("one-way host function \"{name}\" returns a value; make it return nothing")]
+    OneWayResult { name: String },
     #[error("host function name {name:?} is not 1 to 128 printable ascii characters")]
     HostFunctionName { name: String },
     #[error("guest exports no function {name:?}")]
@@ -165,6 +168,8 @@ pub(crate) enum Failure {
     ScratchExhausted { address: u64 },
     #[error("guest message refused")]
     Message(#[source] MessageError),
+    #[error("guest outbox refused")]
+    Outbox(#[source] OutboxError),
     #[error("guest request for guest memory refused")]
     Reach(#[source] ReachError),
     #[error("guest broke the protocol: {0}")]
@@ -240,6 +245,7 @@ impl Failure {
             Self::ReadImage { .. } => ErrorKind::Io,
             Self::Space(_)
             | Self::DuplicateHostFunction { .. }
+            | Self::OneWayResult { .. }
             | Self::HostFunctionName { .. }
             | Self::PoolSize { .. }
             | Self::InterruptControllers => ErrorKind::InvalidConfig,
@@ -257,9 +263,11 @@ impl Failure {
             Self::ForbiddenPort { .. } => ErrorKind::ForbiddenPort,
             Self::Halted => ErrorKind::Halted,
             Self::ScratchExhausted { .. } => ErrorKind::ScratchExhausted,
-            Self::Message(_) | Self::Reach(_) | Self::Protocol(_) | Self::ReplyType { .. } => {
-                ErrorKind::Protocol
-            }
+            Self::Message(_)
+            | Self::Outbox(_)
+            | Self::Reach(_)
+            | Self::Protocol(_)
+            | Self::ReplyType { .. } => ErrorKind::Protocol,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Crashed(_) => ErrorKind::Crashed,

@@ -12,6 +12,7 @@ use vellum_abi::value::ValueType;
 
 use crate::error::Failure;
 use crate::image::Function;
+use crate::metrics::{MetricSink, Metrics};
 use crate::value::{FromValue, Value};
 
 /// The host functions that sandboxes may call, by name. Cheap to clone; many sandboxes can share one set.
@@ -33,6 +34,7 @@ pub struct HostFunctions {
     functions: BTreeMap<String, Registered>,
     /// The first mistake in building the set, reported when a sandbox is built.
     mistake: Option<Mistake>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 #[derive(Clone)]
@@ -41,12 +43,16 @@ struct Registered {
     call: Arc<Erased>,
 }
 
+/// Names of metrics, unless the embedder says otherwise.
+const DEFAULT_METRIC_NAMES: usize = 256;
+
 type Erased = dyn Fn(&dyn Incoming) -> Result<Result<Value, String>, Failure> + Send + Sync;
 
 #[derive(Clone, Debug)]
 enum Mistake {
     Duplicate(String),
     Name(String),
+    OneWayResult(String),
 }
 
 /// The arguments of a call, fetched one by one.
@@ -64,23 +70,68 @@ impl HostFunctions {
     /// Adds a function. A name that is taken already, empty, longer than 128 bytes or not printable ASCII is reported when
     /// a sandbox is built with the set.
     #[must_use]
-    pub fn with<Args, F: HostFunction<Args>>(
+    pub fn with<Args, F: HostFunction<Args>>(self, name: impl Into<String>, function: F) -> Self {
+        self.register(name.into(), F::signature(), function)
+    }
+
+    fn register<Args, F: HostFunction<Args>>(
         mut self,
-        name: impl Into<String>,
+        name: String,
+        signature: Signature,
         function: F,
     ) -> Self {
-        let name = name.into();
         if check_name(name.as_bytes()).is_err() {
             self.mistake.get_or_insert(Mistake::Name(name));
             return self;
         }
         let registered = Registered {
-            signature: F::signature(),
+            signature,
             call: Arc::new(move |incoming: &dyn Incoming| function.call(incoming)),
         };
         if self.functions.insert(name.clone(), registered).is_some() {
             self.mistake.get_or_insert(Mistake::Duplicate(name));
         }
+        self
+    }
+
+    /// Adds a function that has no answer: a call costs the guest no exit, and is made when the guest has left the next time, in
+    /// order with its log records, metrics and other calls. It returns nothing, or a `Result` of nothing; an error is counted and
+    /// logged, and the guest does not learn of it. The guest must declare the function as one-way, too.
+    #[must_use]
+    pub fn with_one_way<Args, F: HostFunction<Args>>(
+        self,
+        name: impl Into<String>,
+        function: F,
+    ) -> Self {
+        let name = name.into();
+        let answered = F::signature();
+        match Signature::one_way(answered.params()) {
+            Some(signature) if answered.ret() == ValueType::Unit => {
+                self.register(name, signature, function)
+            }
+            _ => {
+                let mut set = self;
+                set.mistake.get_or_insert(Mistake::OneWayResult(name));
+                set
+            }
+        }
+    }
+
+    /// Hands the numbers that guests report to `sink`, under at most 256 different names over all sandboxes that have the set; what
+    /// has yet another name is counted and dropped. Without a sink the numbers lead nowhere.
+    #[must_use]
+    pub fn with_metrics(self, sink: impl MetricSink + 'static) -> Self {
+        self.with_bounded_metrics(DEFAULT_METRIC_NAMES, sink)
+    }
+
+    /// As [`with_metrics`](Self::with_metrics), with another bound on the number of names.
+    #[must_use]
+    pub fn with_bounded_metrics(
+        mut self,
+        max_names: usize,
+        sink: impl MetricSink + 'static,
+    ) -> Self {
+        self.metrics = Some(Metrics::new(Box::new(sink), max_names));
         self
     }
 
@@ -98,13 +149,19 @@ impl HostFunctions {
             Some(Mistake::Name(name)) => {
                 return Err(Failure::HostFunctionName { name: name.clone() });
             }
+            Some(Mistake::OneWayResult(name)) => {
+                return Err(Failure::OneWayResult { name: name.clone() });
+            }
             None => {}
         }
         let functions = imports
             .iter()
             .map(|import| self.find(import))
             .collect::<Result<_, _>>()?;
-        Ok(Resolved { functions })
+        Ok(Resolved {
+            functions,
+            metrics: self.metrics.clone(),
+        })
     }
 
     fn find(&self, import: &Function) -> Result<Registered, Failure> {
@@ -137,6 +194,7 @@ impl fmt::Debug for HostFunctions {
 /// Host functions by index of the guest's import table.
 pub(crate) struct Resolved {
     functions: Vec<Registered>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl fmt::Debug for Resolved {
@@ -149,6 +207,11 @@ impl fmt::Debug for Resolved {
 pub(crate) type Answer = Result<Value, (ErrorCode, String)>;
 
 impl Resolved {
+    /// Where the guest's numbers go.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.as_deref()
+    }
+
     /// The signature of an import.
     pub(crate) fn signature(&self, index: u32) -> Option<&Signature> {
         Some(&self.functions.get(index as usize)?.signature)

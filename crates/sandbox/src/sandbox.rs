@@ -9,7 +9,7 @@ use vellum_abi::value::{ValueRef, ValueType};
 use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
-use crate::call::{Buffers, CallOptions, Control, Phase, Session};
+use crate::call::{Buffers, CallOptions, Control, Outbox, OutboxCounts, Phase, Session};
 use crate::capture::capture;
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::engine::Engine;
@@ -38,6 +38,7 @@ pub struct Sandbox {
     host: Resolved,
     control: Arc<Control>,
     buffers: Buffers,
+    outbox: Outbox,
     pub(crate) checkpoints: Checkpoints,
     health: Health,
 }
@@ -109,6 +110,7 @@ impl Sandbox {
             host,
             control,
             buffers: Buffers::new(sizes.input_len_bytes, sizes.output_len_bytes),
+            outbox: Outbox::default(),
             checkpoints: Checkpoints::default(),
             health: Health::of(snapshot),
         })
@@ -202,6 +204,11 @@ impl Sandbox {
     /// The image that the guest was loaded from.
     pub fn image(&self) -> &GuestImage {
         &self.instance.base().image
+    }
+
+    /// What its guest has logged, counted and told without leaving, and what of it was lost.
+    pub fn outbox_counts(&self) -> OutboxCounts {
+        self.outbox.counts
     }
 
     /// The engine that runs the sandbox.
@@ -326,6 +333,7 @@ impl Sandbox {
             host: &self.host,
             control: &self.control,
             buffers: &mut self.buffers,
+            outbox: &mut self.outbox,
             checkpoints: &mut self.checkpoints,
             log: LogSink::default(),
             phase,

@@ -18,7 +18,7 @@ pub(crate) struct Guest {
 }
 
 /// The amd64 user guest.
-pub(crate) const USER: Guest = Guest {
+const USER: Guest = Guest {
     name: "c_user",
     source: "guests/c-user/main.c",
     flags: &[],
@@ -26,16 +26,35 @@ pub(crate) const USER: Guest = Guest {
 
 /// The i686 kernel: no SSE and no x87, both of which a kernel would have to switch on, and addresses below the
 /// default ones of Linux programs. Without start files and libraries it needs no 32-bit packages.
-pub(crate) const I686: Guest = Guest {
+const I686: Guest = Guest {
     name: "i686_c",
     source: "guests/c-i686/main.c",
-    flags: &[
-        "-m32",
-        "-march=i686",
-        "-mgeneral-regs-only",
-        "-Wl,-Ttext-segment=0x100000",
-    ],
+    flags: I686_FLAGS,
 };
+
+/// The amd64 user guest that uses its outbox.
+const TELLING_USER: Guest = Guest {
+    name: "c_telling",
+    source: "guests/c-telling/main.c",
+    flags: &[],
+};
+
+/// The same program as an i686 kernel.
+const TELLING_I686: Guest = Guest {
+    name: "i686_telling",
+    source: "guests/c-telling/main.c",
+    flags: I686_FLAGS,
+};
+
+/// Every guest in C.
+pub(crate) const ALL: [Guest; 4] = [USER, I686, TELLING_USER, TELLING_I686];
+
+const I686_FLAGS: &[&str] = &[
+    "-m32",
+    "-march=i686",
+    "-mgeneral-regs-only",
+    "-Wl,-Ttext-segment=0x100000",
+];
 
 /// A static program at fixed addresses, without start files or C library, code and data on separate pages.
 const FLAGS: [&str; 16] = [

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guests are made of, from the repository's root.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 18] = [
     "Cargo.toml",
     "rust-toolchain.toml",
     "crates/abi",
@@ -25,8 +25,10 @@ const SOURCES: [&str; 16] = [
     "guests/.cargo",
     "guests/Cargo.toml",
     "guests/c-i686",
+    "guests/c-telling",
     "guests/c-user",
     "guests/kernel",
+    "guests/rust-telling",
     "guests/rust-user",
 ];
 
@@ -43,11 +45,11 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-env-changed=CC");
 
-    rust_guest::build_user(root, &out);
+    rust_guest::build_users(root, &out);
     for (name, elf) in rust_guest::build_kernels(root, &out) {
         write_option(&out, name, elf.as_deref());
     }
-    for guest in [c_guest::USER, c_guest::I686] {
+    for guest in c_guest::ALL {
         let elf = c_guest::build(&guest, root, &out);
         write_option(&out, guest.name, elf.as_deref());
     }

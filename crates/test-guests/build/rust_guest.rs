@@ -16,11 +16,17 @@ struct Guest {
     name: &'static str,
 }
 
-/// The amd64 user guest, for [`USER_TARGET`].
-const USER: Guest = Guest {
-    binary: "vellum-guest-rust",
-    name: "rust_user",
-};
+/// The amd64 user guests, for [`USER_TARGET`].
+const USERS: [Guest; 2] = [
+    Guest {
+        binary: "vellum-guest-rust",
+        name: "rust_user",
+    },
+    Guest {
+        binary: "vellum-guest-telling",
+        name: "rust_telling",
+    },
+];
 
 /// The target of `guests/.cargo/config.toml`.
 const USER_TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -76,14 +82,16 @@ struct Toolchain {
     sources: PathBuf,
 }
 
-/// Builds `guests/rust-user` and puts the ELF into `out`.
-pub(crate) fn build_user(root: &Path, out: &Path) {
+/// Builds the user guests and puts their ELF files into `out`.
+pub(crate) fn build_users(root: &Path, out: &Path) {
     let target_directory = out.join("rust-target");
     let mut cargo = Command::new(variable("CARGO"));
     prepare(&mut cargo, root, USER_TARGET, &remapped_paths(root));
     cargo.arg("build");
-    build(&mut cargo, &[USER], &target_directory);
-    copy_elf(&USER, &target_directory.join(USER_TARGET), out);
+    build(&mut cargo, &USERS, &target_directory);
+    for guest in &USERS {
+        copy_elf(guest, &target_directory.join(USER_TARGET), out);
+    }
 }
 
 /// Builds `guests/kernel` for each of its machines. Returns the names of the kernels and their ELF files, or says why there are

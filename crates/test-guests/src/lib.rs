@@ -10,6 +10,24 @@ pub fn rust_user() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/rust_user.elf"))
 }
 
+/// The Rust guest that tells its host things without leaving, `guests/rust-telling`: a static ELF.
+#[must_use]
+pub fn rust_telling() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/rust_telling.elf"))
+}
+
+/// The C guest that does the same, `guests/c-telling`, for amd64: a static ELF, or `None` when there was no C compiler at build time.
+#[must_use]
+pub fn c_telling() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/c_telling.rs"))
+}
+
+/// The same C program as an i686 kernel, or `None` when there was no C compiler for it at build time.
+#[must_use]
+pub fn i686_telling() -> Option<&'static [u8]> {
+    include!(concat!(env!("OUT_DIR"), "/i686_telling.rs"))
+}
+
 /// The C guest, `guests/c-user`: a static ELF, or `None` when there was no C compiler at build time.
 #[must_use]
 pub fn c_user() -> Option<&'static [u8]> {

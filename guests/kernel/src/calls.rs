@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use alloc::format;
 use alloc::string::String;
 
-use vellum_guest::{HostError, guest_function, host_functions};
+use vellum_guest::metric::Counter;
+use vellum_guest::{HostError, guest_function, host_functions, log};
 
 #[host_functions]
 extern "host" {
@@ -60,6 +61,17 @@ fn halve(value: f64) -> f64 {
 #[guest_function]
 fn do_panic(text: &str) {
     panic!("{text}");
+}
+
+static REPORTS: Counter = Counter::new("reports");
+
+/// Writes `count` log records, and reports each.
+#[guest_function]
+fn log_and_report(count: u32) {
+    for line in 0..count {
+        log::info!("line {line}");
+        REPORTS.add(u64::from(line));
+    }
 }
 
 #[guest_function]

@@ -35,6 +35,18 @@ fn touch_pages(count: u64) -> u64 {
     count
 }
 
+/// Writes page number plus `value` into each of the first `count` pages of the arena: with another value each time, no page is as it was
+/// before. Returns `count`.
+#[guest_function]
+fn stamp_pages(count: u64, value: u64) -> Result<u64, GuestError> {
+    let pages = length(count);
+    if ARENA_LEN_BYTES.load(Ordering::Relaxed) / PAGE_LEN_BYTES < pages {
+        return Err(GuestError::new("the arena is too short"));
+    }
+    write_pages(pages, value);
+    Ok(count)
+}
+
 /// The word at this offset of the arena.
 #[guest_function]
 fn read_arena(offset: u64) -> Result<u64, GuestError> {

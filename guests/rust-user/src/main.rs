@@ -23,6 +23,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use vellum_guest::metric::{Counter, Gauge, Histogram};
 use vellum_guest::{GuestError, guest_function, log};
 
 vellum_guest::entry!(initialise);
@@ -104,6 +105,37 @@ fn log_levels() {
     log::info!("an info");
     log::debug!("a debug record");
     log::trace!("a trace record");
+}
+
+static REPORTS: Counter = Counter::new("reports");
+static LEVEL: Gauge = Gauge::new("level");
+static SIZES: Histogram = Histogram::new("sizes");
+
+/// Reports `count` numbers of each sort, with a log record behind each three.
+#[guest_function]
+fn report_metrics(count: u32) {
+    for round in 0..count {
+        REPORTS.add(u64::from(round));
+        LEVEL.set(f64::from(round) / 2.0);
+        SIZES.record(-f64::from(round));
+        log::info!("round {round}");
+    }
+}
+
+/// Logs, and then panics.
+#[guest_function]
+fn log_and_panic(text: &str) {
+    log::warn!("before: {text}");
+    panic!("{text}");
+}
+
+/// Logs, and then never returns.
+#[guest_function]
+fn log_and_spin(text: &str) {
+    log::warn!("before: {text}");
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// Returns an error with this text.

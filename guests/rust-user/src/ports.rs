@@ -1,5 +1,6 @@
 //! Raw port I/O and raw messages, for tests of the host's checks.
 
+use alloc::vec::Vec;
 use core::arch::asm;
 
 use vellum_guest::abi::port::{IDLE_REPLY, Port};
@@ -50,6 +51,28 @@ fn raw_exit(port: u32, bytes: &[u8]) {
         rt::serve();
     }
     out(port, 0);
+}
+
+/// Puts these bytes at the start of the outbox, header included, cut to its length, and returns.
+#[guest_function]
+fn raw_outbox(bytes: &[u8]) {
+    let peb = rt::peb();
+    let outbox: *mut u8 =
+        core::ptr::with_exposed_provenance_mut(usize::try_from(peb.outbox_ptr).unwrap_or(0));
+    let room_bytes = usize::try_from(peb.outbox_len_bytes).unwrap_or(0);
+    // SAFETY: as for the output buffer.
+    unsafe { outbox.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len().min(room_bytes)) };
+}
+
+/// What lies in the outbox, from the first byte on; the last call's secrets, should there be any.
+#[guest_function]
+fn read_outbox() -> Vec<u8> {
+    let peb = rt::peb();
+    let outbox: *const u8 =
+        core::ptr::with_exposed_provenance(usize::try_from(peb.outbox_ptr).unwrap_or(0));
+    let room_bytes = usize::try_from(peb.outbox_len_bytes).unwrap_or(0);
+    // SAFETY: the host maps the outbox that the PEB names, readable; nobody writes it meanwhile.
+    unsafe { core::slice::from_raw_parts(outbox, room_bytes) }.to_vec()
 }
 
 fn out(port: u32, value: u32) {

@@ -14,7 +14,7 @@ const NAME_RULE: &str = "crate-name";
 const LINTS_RULE: &str = "workspace-lints";
 
 /// Which crates of the workspace each crate may depend on. Development dependencies are free.
-const DIRECTION: [(&str, &[&str]); 11] = [
+const DIRECTION: [(&str, &[&str]); 12] = [
     ("vellum-layout", &[]),
     ("vellum-abi", &["vellum-layout"]),
     ("vellum-vmem", &["vellum-layout"]),
@@ -31,6 +31,7 @@ const DIRECTION: [(&str, &[&str]); 11] = [
             "vellum-backend",
         ],
     ),
+    ("vellum-conformance", &["vellum-layout", "vellum-backend"]),
     (
         "vellum-sandbox",
         &[

@@ -11,7 +11,7 @@ use crate::process::{self, progress};
 use crate::workspace::Workspace;
 
 /// What the JSON object holds at least; nanoseconds unless named otherwise.
-const FIGURES: [&str; 26] = [
+const FIGURES: [&str; 33] = [
     "floor_kvm_run_ns",
     "call_null_ns",
     "call_null_ratio",
@@ -26,18 +26,25 @@ const FIGURES: [&str; 26] = [
     "restore_dirty_1024_ns",
     "restore_heap_1mib_ns",
     "restore_heap_64mib_ns",
-    "restore_heap_1gib_ns",
+    "restore_heap_spread",
+    "restore_per_page_ns",
+    "copy_back_per_page_ns",
+    "fault_per_page_ns",
     "cycle_dirty_1_ns",
     "cycle_dirty_16_ns",
     "cycle_dirty_256_ns",
     "cycle_dirty_1024_ns",
     "snapshot_dirty_16_ns",
+    "snapshot_heap_spread",
+    "chain_pages_per_snapshot",
+    "pool_take_return_ns",
     "create_from_snapshot_ns",
     "create_floor_ns",
     "pagetable_build_1gib_ns",
     "bytes_50mb_ns",
     "memcpy_50mb_ns",
     "rss_per_sandbox_kib",
+    "kernel_per_sandbox_kib",
 ];
 
 /// Runs the table in release mode; `json` is where the figures go as well.

@@ -7,7 +7,8 @@ use crate::process::{heading, progress};
 use crate::tasks::{bench, demo, lint, test, vm_test};
 use crate::workspace::Workspace;
 
-/// Runs lint and test; demo and a short benchmark where a hypervisor is usable; vm-test where QEMU can be had.
+/// Runs lint and test; demo and a short benchmark where a hypervisor is usable; vm-test and the check of exact counts where QEMU can be
+/// had.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     heading("lint");
     lint::run(workspace).context("lint")?;
@@ -26,6 +27,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     }
     heading("vm-test");
     vm_test::run_if_possible(workspace)?;
+    heading("exact counts");
+    vm_test::check_counts_if_possible(workspace)?;
     heading("ci passed");
     Ok(())
 }

@@ -3,9 +3,11 @@
 //! QEMU emulates an AMD processor with SVM; a distribution's kernel runs on it with its `kvm_amd`, and the tests of this workspace
 //! run there as on any machine with `/dev/kvm`, whatever this machine has.
 
+mod baseline;
 mod boots;
 mod counts;
 mod cpio;
+mod exact;
 mod initramfs;
 mod modules;
 mod packages;
@@ -26,7 +28,7 @@ use clap::Args;
 pub(crate) use self::boots::Boot;
 use self::initramfs::Contents;
 use self::packages::Platform;
-use self::qemu::Machine;
+use self::qemu::{Clock, Machine};
 use self::transcript::{Line, Transcript};
 use self::verdict::Outcome;
 use crate::engine_report::EngineReport;
@@ -38,6 +40,10 @@ const TIME_LIMIT_SECONDS: u64 = 600;
 
 /// What to run inside.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are independent"
+)]
 pub(crate) struct Options {
     /// Only this way to boot; may be given more than once.
     #[arg(long, value_enum, value_name = "NAME")]
@@ -45,6 +51,15 @@ pub(crate) struct Options {
     /// Only tests whose name contains the text, and neither demo nor benchmark.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Not the tests, but the benchmark, on a machine that counts instructions: prints how many each operation takes.
+    #[arg(long, conflicts_with_all = ["only", "filter"])]
+    bench: bool,
+    /// Fail where a count is more than 2 % above the recorded one.
+    #[arg(long, requires = "bench")]
+    check: bool,
+    /// Record the counts, for later checks.
+    #[arg(long, requires = "bench", conflicts_with = "check")]
+    bless: bool,
     /// Keep the file systems that the machines booted from.
     #[arg(long)]
     keep: bool,
@@ -58,6 +73,9 @@ impl Default for Options {
         Self {
             only: Vec::new(),
             filter: None,
+            bench: false,
+            check: false,
+            bless: false,
             keep: false,
             time_limit: TIME_LIMIT_SECONDS,
         }
@@ -67,6 +85,9 @@ impl Default for Options {
 /// Runs everything; an error where something fails or cannot be had.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let platform = obtain(workspace)?;
+    if options.bench {
+        return exact::run(workspace, &platform, options);
+    }
     run_on(workspace, &platform, options)
 }
 
@@ -74,6 +95,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 pub(crate) fn run_if_possible(workspace: &Workspace) -> Result<()> {
     match obtain(workspace) {
         Ok(platform) => run_on(workspace, &platform, &Options::default()),
+        Err(error) => {
+            progress(&format!("SKIPPED: {error:#}"));
+            Ok(())
+        }
+    }
+}
+
+/// Compares the exact counts with the recorded ones; where QEMU or the packages cannot be had, says so and goes on.
+pub(crate) fn check_counts_if_possible(workspace: &Workspace) -> Result<()> {
+    let options = Options {
+        bench: true,
+        check: true,
+        ..Options::default()
+    };
+    match obtain(workspace) {
+        Ok(platform) => exact::run(workspace, &platform, &options),
         Err(error) => {
             progress(&format!("SKIPPED: {error:#}"));
             Ok(())
@@ -104,13 +141,14 @@ fn run_on(workspace: &Workspace, platform: &Platform, options: &Options) -> Resu
         let machine = Machine {
             qemu: &platform.qemu,
             cpu: boot.cpu(),
+            clock: Clock::Host,
             kernel: &platform.kernel,
             initramfs: initramfs.clone(),
             kernel_log: logs.join(format!("{}-kernel.log", boot.name())),
             qemu_log: logs.join(format!("{}-qemu.log", boot.name())),
             time_limit: Duration::from_secs(options.time_limit),
         };
-        let outcome = boot_once(&machine, boot, steps, &logs)?;
+        let outcome = boot_once(&machine, boot, boot.name(), steps, &logs)?;
         if !options.keep {
             fs::remove_file(&initramfs)?;
         }
@@ -123,15 +161,16 @@ fn run_on(workspace: &Workspace, platform: &Platform, options: &Options) -> Resu
 fn boot_once(
     machine: &Machine<'_>,
     boot: Boot,
+    name: &str,
     steps: Vec<boots::Step>,
     logs: &Path,
 ) -> Result<Outcome> {
-    let path = logs.join(format!("{}-output.log", boot.name()));
+    let path = logs.join(format!("{name}-output.log"));
     let mut log =
         fs::File::create(&path).with_context(|| format!("could not create {}", path.display()))?;
     let mut transcript = Transcript::default();
     let started = Instant::now();
-    progress(&format!("booting with -cpu {}", boot.cpu()));
+    progress(&format!("booting with -cpu {}", machine.cpu));
     let ending = machine.run(|line| {
         // A full disk must not end the run; the results are on the screen as well.
         let _ = writeln!(log, "{line}");

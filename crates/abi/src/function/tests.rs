@@ -10,7 +10,7 @@ const SOUND: FunctionEntry = FunctionEntry {
     name_len_bytes: 3,
     param_count: 2,
     ret: 2,
-    reserved: 0,
+    flags: 0,
     params: [2, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     entry: 0x20_1000,
 };
@@ -72,10 +72,7 @@ fn each_defect_has_its_error() {
             FunctionError::ReturnType(255),
         ),
         (
-            FunctionEntry {
-                reserved: 1,
-                ..SOUND
-            },
+            FunctionEntry { flags: 2, ..SOUND },
             FunctionError::ReservedNotZero,
         ),
         (
@@ -91,6 +88,14 @@ fn each_defect_has_its_error() {
                 ..SOUND
             },
             FunctionError::ParameterType { index: 1, code: 10 },
+        ),
+        (
+            FunctionEntry {
+                flags: FLAG_ONE_WAY,
+                ret: ValueType::I32.code(),
+                ..SOUND
+            },
+            FunctionError::OneWayResult(ValueType::I32),
         ),
     ];
     for (entry, expected) in cases {
@@ -120,4 +125,19 @@ fn names_are_short_printable_ascii() {
             Err(FunctionError::NameByte { at: 1, byte })
         );
     }
+}
+
+#[test]
+fn a_one_way_function_is_another_one_than_its_answered_twin() {
+    let entry = FunctionEntry {
+        flags: FLAG_ONE_WAY,
+        ret: ValueType::Unit.code(),
+        ..SOUND
+    };
+    let signature = entry.signature().expect("sound");
+    let twin = Signature::new(signature.params(), ValueType::Unit).expect("few parameters");
+    assert!(signature.is_one_way() && !twin.is_one_way());
+    assert_ne!(signature, twin);
+    assert_eq!(Signature::one_way(signature.params()), Some(signature));
+    assert!(format!("{signature}").ends_with(") one-way"));
 }

@@ -23,7 +23,6 @@ fn a_log_record_is_read_back() {
         message: "hello",
     };
     assert_eq!(LogRecord::parse(&bytes[..len]), Ok(expected));
-    assert_eq!(LogRecord::len_bytes(&bytes[..16]), Ok(24));
 }
 
 #[test]

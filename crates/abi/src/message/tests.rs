@@ -262,7 +262,7 @@ fn each_header_defect_has_its_error() {
     };
     let cases: [(usize, u32, MessageError); 11] = [
         (0, 0, MessageError::UnknownKind(0)),
-        (0, 5, MessageError::UnknownKind(5)),
+        (0, 6, MessageError::UnknownKind(6)),
         (8, 9, MessageError::UnknownStatus(9)),
         (8, u32::MAX, MessageError::UnknownStatus(u32::MAX)),
         (12, 0, MessageError::SlotsOfReply(0)),

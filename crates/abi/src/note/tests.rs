@@ -45,10 +45,10 @@ fn each_defect_has_its_error() {
     let cases = [
         (
             Note {
-                abi_version: 2,
+                abi_version: 1,
                 ..user()
             },
-            NoteError::Version { guest: 2 },
+            NoteError::Version { guest: 1 },
         ),
         (
             Note {

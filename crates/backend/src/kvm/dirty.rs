@@ -12,53 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{KVM_DIRTY_LOG_PAGE_OFFSET, kvm_dirty_gfn};
 use rustix::mm::{MapFlags, ProtFlags};
-use vellum_layout::{Gpa, GpaRange};
-
-use super::DIRTY_RING_PAGES;
 
 /// Set by the kernel: the entry names a page.
 const DIRTY: u32 = 1 << 0;
 /// Set by the collector: the entry was read.
 const RESET: u32 = 1 << 1;
-
-/// Pages that were collected and not yet taken. A page may be there twice, but a guest that writes the same pages again and
-/// again does not make it grow: it holds at most twice as many entries as pages, or [`Collected::MIN_LIMIT`].
-#[derive(Debug)]
-pub(super) struct Collected {
-    pages: Vec<Gpa>,
-    /// At this length the double entries are dropped.
-    limit: usize,
-}
-
-impl Collected {
-    const MIN_LIMIT: usize = 2 * DIRTY_RING_PAGES as usize;
-
-    pub(super) fn new() -> Self {
-        Self {
-            pages: Vec::new(),
-            limit: Self::MIN_LIMIT,
-        }
-    }
-
-    pub(super) fn push(&mut self, page: Gpa) {
-        if self.pages.len() >= self.limit {
-            self.pages.sort_unstable();
-            self.pages.dedup();
-            self.limit = (2 * self.pages.len()).max(Self::MIN_LIMIT);
-        }
-        self.pages.push(page);
-    }
-
-    /// Drops what lies in `range`.
-    pub(super) fn forget(&mut self, range: GpaRange) {
-        self.pages.retain(|page| !range.contains(*page));
-    }
-
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Gpa> {
-        self.limit = Self::MIN_LIMIT;
-        self.pages.drain(..)
-    }
-}
 
 /// The mapped ring of one vCPU.
 #[derive(Debug)]
@@ -126,6 +84,3 @@ impl Drop for DirtyRing {
         };
     }
 }
-
-#[cfg(test)]
-mod tests;

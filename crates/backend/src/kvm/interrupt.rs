@@ -1,19 +1,16 @@
 //! Making a running vCPU return: `immediate_exit` for the next entry, a signal for the current one.
-#![expect(
-    unsafe_code,
-    reason = "maps the kvm_run page, sends a signal to one thread"
-)]
+#![expect(unsafe_code, reason = "maps the kvm_run page")]
 
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use kvm_bindings::kvm_run;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::signal;
 use crate::vm::Interrupter;
 
 /// A second mapping of a vCPU's `kvm_run` page, so that the handle may outlive the vCPU.
@@ -34,7 +31,7 @@ const PAGE_LEN_BYTES: usize = 4096;
 
 impl KvmInterrupter {
     pub(super) fn new(vcpu: &File) -> io::Result<Self> {
-        install_handler()?;
+        signal::install_handler()?;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
         let page = unsafe {
             rustix::mm::mmap(
@@ -76,7 +73,7 @@ impl KvmInterrupter {
 
 impl Interrupter for KvmInterrupter {
     fn enter(&self) {
-        self.thread.store(this_thread(), Ordering::Release);
+        self.thread.store(signal::this_thread(), Ordering::Release);
     }
 
     fn leave(&self) {
@@ -91,10 +88,8 @@ impl Interrupter for KvmInterrupter {
             return;
         }
         self.immediate_exit().store(1, Ordering::SeqCst);
-        let thread = self.thread.load(Ordering::Acquire);
-        // SAFETY: `tgkill` touches no memory. The caller holds the lock that keeps the thread in its call, so the number
-        // names it and no other; the signal's handler does nothing. An error means that the thread is gone.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal()) };
+        // An error means that the thread is gone.
+        let _ = signal::send(self.thread.load(Ordering::Acquire));
     }
 }
 
@@ -103,34 +98,4 @@ impl Drop for KvmInterrupter {
         // SAFETY: this value owns the mapping.
         let _ = unsafe { rustix::mm::munmap(self.page.as_ptr().cast(), PAGE_LEN_BYTES) };
     }
-}
-
-/// The kernel's number of this thread, asked once; and with it the signal is let through, should the thread block it.
-fn this_thread() -> i32 {
-    thread_local! {
-        static THREAD: i32 = {
-            if let Err(error) = vmm_sys_util::signal::unblock_signal(signal()) {
-                tracing::error!(%error, "cannot unblock the interruption signal on this thread");
-            }
-            rustix::thread::gettid().as_raw_nonzero().get()
-        };
-    }
-    THREAD.with(|thread| *thread)
-}
-
-/// The signal that ends a `KVM_RUN`: the first real-time signal, which has no meaning of its own.
-fn signal() -> i32 {
-    libc::SIGRTMIN()
-}
-
-/// A handler must exist, or the signal would end the process; it has nothing to do.
-fn install_handler() -> io::Result<()> {
-    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
-    INSTALLED
-        .get_or_init(|| {
-            vmm_sys_util::signal::register_signal_handler(signal(), nothing)
-                .map_err(vmm_sys_util::errno::Error::errno)
-        })
-        .map_err(io::Error::from_raw_os_error)
 }

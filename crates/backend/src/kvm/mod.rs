@@ -5,9 +5,7 @@
 
 mod dirty;
 mod interrupt;
-mod probe;
 mod registers;
-mod slots;
 mod vcpu;
 mod vm;
 
@@ -21,6 +19,7 @@ use kvm_ioctls::Cap;
 
 use crate::cpuid::{self, CpuModel, CpuProfile, CpuidLeaf};
 use crate::hypervisor::{Hypervisor, VmConfig};
+use crate::probe;
 use crate::vm::{Capabilities, Mmu, RingZero, Vm, VmError};
 
 pub use vm::KvmVm;
@@ -95,7 +94,13 @@ impl Kvm {
                 encoded: EncodedModel::default(),
             }),
         };
-        let capabilities = probe::run(&unprobed).map_err(OpenError::Probe)?;
+        let probed = probe::run(&unprobed).map_err(OpenError::Probe)?;
+        let capabilities = Capabilities {
+            mmu: probed.mmu,
+            ring_zero: probed.ring_zero,
+            two_level_paging: probed.two_level_paging,
+            ..unprobed.capabilities().clone()
+        };
         let device = Arc::into_inner(unprobed.inner)
             .ok_or(OpenError::MissingCapability { name: "probe" })?
             .device;
@@ -223,6 +228,7 @@ fn asked_capabilities(device: &kvm_ioctls::Kvm) -> Capabilities {
         dirty_ring_pages: ring_pages.min(DIRTY_RING_PAGES),
         read_only_memory: device.check_extension(Cap::ReadonlyMem),
         msr_filter: device.check_extension(Cap::X86MsrFilter),
+        msr_reset: false,
         host_discard: true,
         two_level_paging: true,
     }

@@ -22,15 +22,16 @@ use vellum_layout::{Gpa, GpaRange};
 use vmm_sys_util::{errno, ioctl_io_nr};
 
 use super::DIRTY_RING_ENTRY_LEN_BYTES;
-use super::dirty::{Collected, DirtyRing};
+use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
-use super::slots::{Slot, Slots};
 use super::vcpu::{Decoded, decode, with_item_count};
+use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
 use crate::memory::{HostMemory, Hva};
 use crate::msr;
+use crate::slots::{Slot, Slots};
 use crate::state::{Msrs, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
 use crate::vm::{Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, Vm, VmError};
 

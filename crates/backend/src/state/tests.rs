@@ -38,6 +38,7 @@ impl RecordingVm {
                 dirty_ring_pages: 0,
                 read_only_memory: false,
                 msr_filter: false,
+                msr_reset: false,
                 host_discard: false,
                 two_level_paging: false,
             },

@@ -15,10 +15,11 @@ fn record<'a>(target: &'a str, arguments: core::fmt::Arguments<'a>) -> Record<'a
 #[test]
 fn a_record_names_level_target_and_message() {
     let mut output = [0xA5; 128];
-    write_record(
+    let body = write_record(
         &mut output,
         &record("app::part", format_args!("{} of {}", 1, 2)),
     );
+    assert_eq!(body, Body::Whole(16 + 9 + 6));
     let expected = LogRecord {
         level: Level::Warn,
         target: "app::part",
@@ -30,7 +31,8 @@ fn a_record_names_level_target_and_message() {
 #[test]
 fn a_message_longer_than_the_buffer_is_cut() {
     let mut output = [0; 22];
-    write_record(&mut output, &record("app", format_args!("abcdef")));
+    let body = write_record(&mut output, &record("app", format_args!("abcdef")));
+    assert_eq!(body, Body::Cut(22));
     let expected = LogRecord {
         level: Level::Warn,
         target: "app",
@@ -68,4 +70,10 @@ fn a_value_whose_display_fails_leaves_what_it_wrote() {
     write_record(&mut output, &record("app", format_args!("{Failing}")));
     let message = LogRecord::parse(&output).map(|record| String::from(record.message));
     assert_eq!(message.as_deref(), Ok("half"));
+}
+
+#[test]
+fn room_for_less_than_a_header_is_too_little() {
+    let body = write_record(&mut [0; 15], &record("app", format_args!("abcdef")));
+    assert_eq!(body, Body::TooLong);
 }

@@ -7,10 +7,12 @@ use vellum_abi::fill::FillRequest;
 use vellum_abi::message::{
     Argument, Limits, Message, MessageKind, MessageWriter, Outcome, Place, WriteError,
 };
+use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET, Record as OutboxRecord, Records};
 use vellum_abi::peb::Peb;
 use vellum_abi::port::Port;
 use vellum_abi::value::ValueRef;
 use vellum_guest::rt::{Gate, Link};
+use zerocopy::FromBytes;
 
 pub(crate) const BUFFER_LEN_BYTES: usize = 4096;
 
@@ -21,12 +23,15 @@ pub(crate) type HostAnswer = (Vec<u8>, Vec<u8>);
 pub(crate) struct FakeHost {
     input: Buffer,
     output: Buffer,
+    outbox: Buffer,
     /// External bytes of the latest message, whichever slot it is.
     external: RefCell<Vec<u8>>,
     /// Answers to the host calls to come.
     answers: RefCell<VecDeque<HostAnswer>>,
     /// The host calls that came, as they lay in the output buffer.
     pub(crate) host_calls: RefCell<Vec<Vec<u8>>>,
+    /// The one-way calls that came: function and arguments.
+    pub(crate) told: RefCell<Vec<(u32, Vec<u8>)>>,
     pub(crate) exits: RefCell<Vec<Port>>,
 }
 
@@ -38,6 +43,10 @@ impl Buffer {
         Self(Box::new(std::array::from_fn(|_| {
             Cell::new(0x5A5A_5A5A_5A5A_5A5A)
         })))
+    }
+
+    fn zeroed() -> Self {
+        Self(Box::new(std::array::from_fn(|_| Cell::new(0))))
     }
 
     fn address(&self) -> u64 {
@@ -88,9 +97,11 @@ impl FakeHost {
         Self {
             input: Buffer::new(),
             output: Buffer::new(),
+            outbox: Buffer::zeroed(),
             external: RefCell::default(),
             answers: RefCell::default(),
             host_calls: RefCell::default(),
+            told: RefCell::default(),
             exits: RefCell::default(),
         }
     }
@@ -101,6 +112,8 @@ impl FakeHost {
             input_len_bytes: BUFFER_LEN_BYTES as u64,
             output_ptr: self.output.address(),
             output_len_bytes: BUFFER_LEN_BYTES as u64,
+            outbox_ptr: self.outbox.address(),
+            outbox_len_bytes: BUFFER_LEN_BYTES as u64,
             ..Peb::empty()
         };
         // SAFETY: the buffers live as long as the link and are written by this host during exits only, or between
@@ -117,6 +130,23 @@ impl FakeHost {
     /// Answers the next host call with this.
     pub(crate) fn will_answer(&self, answer: HostAnswer) {
         self.answers.borrow_mut().push_back(answer);
+    }
+
+    /// Takes out what the outbox holds, which must be one-way calls.
+    pub(crate) fn drain(&self) {
+        let bytes = self.outbox.read();
+        let (header, _) = OutboxHeader::read_from_prefix(&bytes).expect("a header");
+        let records = &bytes[RECORDS_OFFSET..];
+        let unread = header.unread(0, records.len()).expect("a sound end");
+        for record in Records::new(&records[..unread.end as usize]) {
+            let Ok(OutboxRecord::OneWay(message)) = record else {
+                panic!("{record:?}")
+            };
+            let arguments = message.arguments().flatten().flat_map(guest_bytes);
+            let told = (message.function(), arguments.collect());
+            self.told.borrow_mut().push(told);
+        }
+        self.outbox.write(&[0; 8]);
     }
 
     /// Reads the guest's reply.
@@ -174,6 +204,7 @@ impl Gate for FakeHost {
                 // SAFETY: the guest library promises writable memory of that length.
                 unsafe { address.copy_from_nonoverlapping(external.as_ptr(), external.len()) };
             }
+            Port::Drain => self.drain(),
             other => panic!("exit through {other:?}"),
         }
     }

@@ -5,6 +5,29 @@ use std::fmt::Write as _;
 /// Stands in the table where a measured figure has its floor.
 const EXACT: &str = "(counted)";
 
+/// What a figure is to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Target {
+    AtMost(f64),
+    Exactly(f64),
+}
+
+impl Target {
+    fn value(self) -> f64 {
+        match self {
+            Self::AtMost(value) | Self::Exactly(value) => value,
+        }
+    }
+
+    /// Counts are quotients of whole numbers, so a thousandth is near enough.
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::Exactly(exact) => (value - exact).abs() < 0.001,
+        }
+    }
+}
+
 /// Measured figures, each with the figure that is its floor and the ratio that is aimed at.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
@@ -16,6 +39,7 @@ struct Row {
     name: String,
     value: f64,
     floor: Option<String>,
+    target: Option<Target>,
 }
 
 impl Figures {
@@ -36,10 +60,22 @@ impl Figures {
 
     fn push(&mut self, name: String, value: f64, floor: Option<String>) {
         eprintln!("  {name}: {value:.3}");
-        self.rows.push(Row { name, value, floor });
+        self.rows.push(Row {
+            name,
+            value,
+            floor,
+            target: None,
+        });
     }
 
-    fn value(&self, name: &str) -> Option<f64> {
+    /// Sets what a figure is to be, if it was measured.
+    pub(crate) fn aim(&mut self, name: &str, target: Target) {
+        for row in self.rows.iter_mut().filter(|row| row.name == name) {
+            row.target = Some(target);
+        }
+    }
+
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
         self.rows
             .iter()
             .find(|row| row.name == name)
@@ -49,8 +85,8 @@ impl Figures {
     /// A table for people: figure, value, floor, ratio.
     pub(crate) fn table(&self) -> String {
         let mut table = format!(
-            "\n{:<28} {:>14} {:>26} {:>8}\n",
-            "figure", "value", "floor", "ratio"
+            "\n{:<28} {:>14} {:>26} {:>8} {:>14}\n",
+            "figure", "value", "floor", "ratio", "target"
         );
         for row in &self.rows {
             let floor = row.floor.as_deref().unwrap_or("");
@@ -59,24 +95,37 @@ impl Figures {
                 .as_deref()
                 .and_then(|floor| self.value(floor))
                 .map_or(String::new(), |floor| format!("{:.2}", row.value / floor));
-            let decimals = if floor == EXACT { 3 } else { 1 };
+            let decimals = if row.value < 10.0 { 3 } else { 1 };
+            let target = row.target.map_or(String::new(), |target| {
+                let verdict = if target.is_met(row.value) {
+                    "ok"
+                } else {
+                    "MISS"
+                };
+                format!("{:>14.2} {verdict}", target.value())
+            });
             // Writing to a string cannot fail.
             let _ = writeln!(
                 table,
-                "{:<28} {:>14.decimals$} {:>26} {:>8}",
+                "{:<28} {:>14.decimals$} {:>26} {:>8} {target}",
                 row.name, row.value, floor, ratio
             );
         }
         table
     }
 
-    /// A flat object of numbers.
+    /// A flat object of numbers: figures, and targets under the names of the figures.
     pub(crate) fn json(&self) -> String {
-        let rows: Vec<String> = self
-            .rows
-            .iter()
-            .map(|row| format!("  \"{}\": {:.3}", row.name, row.value))
-            .collect();
+        let line =
+            |name: &str, suffix: &str, value: f64| format!("  \"{name}{suffix}\": {value:.3}");
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            rows.push(line(&row.name, "", row.value));
+            rows.extend(
+                row.target
+                    .map(|target| line(&row.name, "_target", target.value())),
+            );
+        }
         format!("{{\n{}\n}}\n", rows.join(",\n"))
     }
 }

@@ -8,13 +8,21 @@
 
 mod bare;
 mod counts;
+mod exact;
 mod figures;
+mod footprint;
 mod ioctls;
 mod measure;
 mod memory;
 mod pool;
+mod profile;
+mod restores;
 mod sandboxes;
+mod snapshots;
 mod statistics;
+mod system_calls;
+mod targets;
+mod tsc;
 
 use std::path::PathBuf;
 
@@ -25,6 +33,10 @@ use figures::Figures;
 use measure::Effort;
 
 #[derive(Parser)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line are independent"
+)]
 struct Options {
     /// Writes the figures as a flat JSON object of numbers.
     #[arg(long)]
@@ -35,6 +47,15 @@ struct Options {
     /// Only what is counted, not what is timed.
     #[arg(long)]
     counts: bool,
+    /// Instructions of each operation, on a machine whose time-stamp counter counts them.
+    #[arg(long)]
+    exact: bool,
+    /// In which functions of the host the instructions of one operation are: a name of the table that `--exact` prints.
+    #[arg(long, value_name = "OPERATION")]
+    profile: Option<String>,
+    /// Given to the child that is profiled.
+    #[arg(long, hide = true)]
+    marked: Option<String>,
     /// Who copies pages: guest or host; by default what suits the hypervisor.
     #[arg(long)]
     cow: Option<String>,
@@ -52,11 +73,20 @@ fn main() -> anyhow::Result<()> {
     };
     let engine = sandboxes::engine(options.cow.as_deref())?;
     println!("engine: {engine}");
+    if let Some(operation) = &options.profile {
+        let mut arguments = vec![format!("--marked={operation}")];
+        arguments.extend(options.cow.iter().map(|cow| format!("--cow={cow}")));
+        return profile::profile(&arguments);
+    }
+    if options.exact || options.marked.is_some() {
+        return exact::exact(&engine, options.marked);
+    }
     let mut figures = Figures::default();
     counts::counts(&engine, &mut figures)?;
     if !options.counts {
         timed(&engine, effort, &mut figures)?;
     }
+    targets::set(&mut figures);
     print!("{}", figures.table());
     if let Some(path) = &options.json {
         std::fs::write(path, figures.json())?;
@@ -67,12 +97,13 @@ fn main() -> anyhow::Result<()> {
 /// Everything that is timed.
 fn timed(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     sandboxes::calls(engine, effort, figures)?;
-    sandboxes::restores(engine, effort, figures)?;
-    sandboxes::cycles(engine, effort, figures)?;
-    sandboxes::heaps(engine, effort, figures)?;
+    restores::restores(engine, effort, figures)?;
+    restores::cycles(engine, effort, figures)?;
+    restores::heaps(engine, effort, figures)?;
+    snapshots::snapshots(engine, effort, figures)?;
     sandboxes::creation(engine, effort, figures)?;
     sandboxes::large_bytes(engine, effort, figures)?;
-    sandboxes::footprint(engine, effort, figures)?;
+    footprint::footprint(engine, effort, figures)?;
     sandboxes::kernels(engine, effort, figures)?;
     pool::pool(engine, effort, figures)?;
     memory::page_tables(effort, figures)

@@ -35,6 +35,26 @@ pub(crate) fn median<S>(
     Ok(middle(times))
 }
 
+/// The median time of `work` for each subject, sampled in turn, so that a machine whose speed drifts treats all alike. `prepare` runs
+/// before each sample and is not timed.
+pub(crate) fn turns<S>(
+    samples: usize,
+    subjects: &mut [S],
+    mut prepare: impl FnMut(&mut S) -> anyhow::Result<()>,
+    mut work: impl FnMut(&mut S) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<f64>> {
+    let mut times = vec![Vec::with_capacity(samples); subjects.len()];
+    for _ in 0..samples {
+        for (subject, times) in subjects.iter_mut().zip(&mut times) {
+            prepare(subject)?;
+            let start = Instant::now();
+            work(subject)?;
+            times.push(start.elapsed().as_nanos());
+        }
+    }
+    Ok(times.into_iter().map(middle).collect())
+}
+
 /// Two medians, sampled in turn, so that a machine whose speed drifts treats both alike; and the median of the quotients of
 /// neighbouring samples.
 pub(crate) struct Pair {

@@ -5,10 +5,12 @@ use std::fs;
 use anyhow::{Context, bail};
 use vellum_sandbox::{CowMode, Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
 
-use crate::bare::{self, BareVm};
+use crate::bare::{BareSlots, BareVm};
 use crate::figures::Figures;
 use crate::ioctls;
 use crate::measure::{Effort, median, pair};
+use crate::restores::restore_dirty;
+use crate::tsc;
 
 /// Host calls in one call when they are timed: the call around them is then small, and is subtracted.
 const CALLS: u32 = 50;
@@ -56,6 +58,14 @@ pub(crate) fn with_arena(
     Ok((sandbox, snapshot))
 }
 
+/// Memory that programs can still have.
+pub(crate) fn available_mib() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.context("no MemAvailable")?.parse::<u64>()? / 1024)
+}
+
 /// Null call and host call, each in turn with the bare round trip.
 pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
     let mut bare = BareVm::new()?;
@@ -84,6 +94,7 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
         (host.ratio - call.ratio) / f64::from(CALLS),
     );
 
+    log_records(&mut sandbox, effort, figures)?;
     let per_call = ioctls::count_per(COUNTED, || {
         (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
     })?;
@@ -98,124 +109,41 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
     Ok(())
 }
 
-/// Restores after 0, 1, 16, 256 and 1024 dirty pages.
-pub(crate) fn restores(
-    engine: &Engine,
-    effort: Effort,
-    figures: &mut Figures,
-) -> anyhow::Result<()> {
-    let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-    let clean = median(
-        effort.samples(2000),
-        || Ok(()),
-        |()| Ok(sandbox.restore(&snapshot)?),
-    )?;
-    figures.add_beside("restore_clean_ns", clean, FLOOR);
-    for pages in [1, 16, 256, 1024] {
-        // A sandbox of its own, so that the remembered set is that of this figure.
-        let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-        let samples = effort.samples(1000);
-        let floor = format!("copy_back_{pages}_ns");
-        figures.add(&floor, copy_back(usize::try_from(pages)?, samples)?);
-        let time = restore_dirty(&mut sandbox, &snapshot, pages, samples)?;
-        figures.add_beside(format!("restore_dirty_{pages}_ns"), time, &floor);
-    }
+/// What a log record adds to a call, when nobody listens.
+fn log_records(sandbox: &mut Sandbox, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    const RECORDS: u32 = 64;
+    let log = sandbox.function::<(u32,), ()>("log_lines")?;
+    let cell = std::cell::RefCell::new(sandbox);
+    let lines = |count: u32| Ok(log.call(&mut cell.borrow_mut(), (count,))?);
+    let times = pair(effort.samples(200), || lines(0), || lines(RECORDS))?;
+    let record = (times.figure - times.floor) / f64::from(RECORDS);
+    figures.add_beside("log_record_ns", record, FLOOR);
     Ok(())
 }
 
-/// The floor of a restore that copies pages back: the copies alone, in this process's own memory, after one word of each page
-/// was changed.
-fn copy_back(pages: usize, samples: usize) -> anyhow::Result<f64> {
-    const PAGE_LEN_BYTES: usize = 4096;
-    let pristine = vec![1_u8; pages * PAGE_LEN_BYTES];
-    let memory = std::cell::RefCell::new(pristine.clone());
-    median(
-        samples,
-        || {
-            memory
-                .borrow_mut()
-                .iter_mut()
-                .step_by(PAGE_LEN_BYTES)
-                .for_each(|byte| *byte = 2);
-            Ok(())
-        },
-        |()| {
-            let mut memory = memory.borrow_mut();
-            let copies = memory
-                .chunks_mut(PAGE_LEN_BYTES)
-                .zip(pristine.chunks(PAGE_LEN_BYTES));
-            copies
-                .for_each(|(page, original)| page.copy_from_slice(std::hint::black_box(original)));
-            Ok(())
-        },
-    )
-}
-
-fn restore_dirty(
-    sandbox: &mut Sandbox,
-    snapshot: &Snapshot,
-    pages: u64,
-    samples: usize,
-) -> anyhow::Result<f64> {
-    let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
-    let sandbox = std::cell::RefCell::new(sandbox);
-    median(
-        samples,
-        || Ok(touch.call(&mut sandbox.borrow_mut(), (pages,)).map(drop)?),
-        |()| Ok(sandbox.borrow_mut().restore(snapshot)?),
-    )
-}
-
-/// A restore and a call that writes pages: what a server does for each request.
-pub(crate) fn cycles(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    for pages in [1, 16, 256, 1024] {
-        let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-        let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
-        let time = median(
-            effort.samples(1000),
-            || Ok(()),
-            |()| {
-                sandbox.restore(&snapshot)?;
-                touch.call(&mut sandbox, (pages,))?;
-                Ok(())
-            },
-        )?;
-        figures.add_beside(format!("cycle_dirty_{pages}_ns"), time, FLOOR);
-    }
-    Ok(())
-}
-
-/// The same dirty set over growing heaps.
-pub(crate) fn heaps(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
-    for (name, len_bytes) in [("1mib", MIB), ("64mib", 64 * MIB), ("1gib", 1024 * MIB)] {
-        let (mut sandbox, snapshot) = with_arena(engine, len_bytes)?;
-        let time = restore_dirty(&mut sandbox, &snapshot, 16, effort.samples(1000))?;
-        figures.add_beside(format!("restore_heap_{name}_ns"), time, FLOOR);
-    }
-    Ok(())
-}
-
-/// Snapshots and new sandboxes.
+/// New sandboxes, beside a bare VM with the same slots and beside the requests to KVM that a new sandbox makes.
 pub(crate) fn creation(
     engine: &Engine,
     effort: Effort,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let (mut sandbox, snapshot) = with_arena(engine, 8 * MIB)?;
-    let touch = sandbox.function::<(u64,), u64>("touch_pages")?;
-    let sandbox = std::cell::RefCell::new(&mut sandbox);
-    let time = median(
-        effort.samples(200),
-        || Ok(touch.call(&mut sandbox.borrow_mut(), (16,)).map(drop)?),
-        |()| Ok(sandbox.borrow_mut().snapshot().map(drop)?),
-    )?;
-    figures.add("snapshot_dirty_16_ns", time);
-
-    // Image with 8 MiB of layers, their headroom and a zero region of 13 MiB; scratch of some 200 KiB.
-    let slots = [32 * MIB, MIB / 4];
-    let floor = median(effort.samples(200), || Ok(()), |()| bare::create(&slots))?;
-    figures.add("create_floor_ns", floor);
+    let (_, snapshot) = with_arena(engine, 8 * MIB)?;
     let host = host_functions();
+    let slots = ioctls::watch(|| Ok(Sandbox::from_snapshot(engine, &snapshot, &host).map(drop)?))?;
+    let slots = BareSlots::new(&slots.slots)?;
+    let bare = std::cell::RefCell::new(None);
+    let floor = median(
+        effort.samples(200),
+        || {
+            bare.borrow_mut().take();
+            Ok(())
+        },
+        |()| {
+            *bare.borrow_mut() = Some(slots.create()?);
+            Ok(())
+        },
+    )?;
+    figures.add("create_floor_ns", floor);
     // The sandbox of the sample before is dropped in the untimed part.
     let last = std::cell::RefCell::new(None);
     let time = median(
@@ -230,7 +158,28 @@ pub(crate) fn creation(
         },
     )?;
     figures.add_beside("create_from_snapshot_ns", time, "create_floor_ns");
+    let ioctls = ioctl_times(engine, effort, &snapshot)?;
+    figures.add_beside("create_ioctls_ns", ioctls, "create_floor_ns");
     Ok(())
+}
+
+/// How long the requests to KVM take that a new sandbox makes.
+fn ioctl_times(engine: &Engine, effort: Effort, snapshot: &Snapshot) -> anyhow::Result<f64> {
+    let host = host_functions();
+    let tick_ns = tsc::tick_ns();
+    let mut times = Vec::new();
+    for _ in 0..effort.samples(200) {
+        let mut made = None;
+        let watched = ioctls::watch(|| {
+            made = Some(Sandbox::from_snapshot(engine, snapshot, &host)?);
+            Ok(())
+        })?;
+        times.push(watched.other_ticks);
+    }
+    times.sort_unstable();
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let ticks = times[times.len() / 2] as f64;
+    Ok(ticks * tick_ns)
 }
 
 /// 50 MB of bytes as an argument.
@@ -270,46 +219,6 @@ pub(crate) fn large_bytes(
     )?;
     figures.add_beside("bytes_50mb_ns", time, "memcpy_50mb_ns");
     Ok(())
-}
-
-/// Private memory of each of many sandboxes of one snapshot.
-pub(crate) fn footprint(
-    engine: &Engine,
-    effort: Effort,
-    figures: &mut Figures,
-) -> anyhow::Result<()> {
-    let (_, snapshot) = with_arena(engine, 64 * MIB)?;
-    let host = host_functions();
-    let count = effort.samples(100);
-    let before = private_kib()?;
-    let mut sandboxes = Vec::new();
-    for _ in 0..count {
-        let mut sandbox = Sandbox::from_snapshot(engine, &snapshot, &host)?;
-        sandbox.call::<_, ()>("null", ())?;
-        sandboxes.push(sandbox);
-    }
-    let after = private_kib()?;
-    let count = u32::try_from(count)?;
-    figures.add("rss_per_sandbox_kib", (after - before) / f64::from(count));
-    Ok(())
-}
-
-/// Memory of this process that it shares with nobody, from the kernel's own accounting.
-fn private_kib() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let mut total = 0.0;
-    for name in ["Private_Clean:", "Private_Dirty:"] {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .context("no such line in smaps_rollup")?;
-        let number = line
-            .split_whitespace()
-            .nth(1)
-            .context("no number in smaps_rollup")?;
-        total += number.parse::<f64>()?;
-    }
-    Ok(total)
 }
 
 /// Kernels, 32-bit without paging and 64-bit: a call, and a restore of every register and 16 pages.

@@ -5,8 +5,11 @@ mod deadline;
 #[cfg(test)]
 mod fake_interrupter;
 mod options;
+mod outbox;
 mod session;
 
 pub(crate) use control::Control;
 pub use options::{CallOptions, CancelToken};
+pub(crate) use outbox::Outbox;
+pub use outbox::OutboxCounts;
 pub(crate) use session::{Buffers, Phase, Session};

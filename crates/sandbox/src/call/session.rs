@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use vellum_abi::fault::{FaultReason, FaultRecord};
 use vellum_abi::fill::FillRequest;
-use vellum_abi::log::{HEADER_LEN_BYTES, LogRecord, PanicRecord};
+use vellum_abi::log::{HEADER_LEN_BYTES, PanicRecord};
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter,
     Outcome, Place, WriteError, write_error,
@@ -16,6 +16,7 @@ use vellum_layout::FAULT_RECORD_OFFSET;
 use zerocopy::FromBytes;
 
 use super::control::{Control, StopReason};
+use super::outbox::Outbox;
 use crate::capture::capture;
 use crate::checkpoint::Checkpoints;
 use crate::error::Failure;
@@ -97,6 +98,7 @@ pub(crate) struct Session<'a> {
     pub(crate) host: &'a Resolved,
     pub(crate) control: &'a Control,
     pub(crate) buffers: &'a mut Buffers,
+    pub(crate) outbox: &'a mut Outbox,
     pub(crate) checkpoints: &'a mut Checkpoints,
     pub(crate) log: LogSink,
     pub(crate) phase: Phase,
@@ -143,8 +145,18 @@ impl Session<'_> {
         }
     }
 
+    /// Runs the guest until it waits, and takes what it has said meanwhile, also when it ends badly.
+    fn run(&mut self, offered: Offered<'_>) -> Result<Stop, Failure> {
+        let result = self.serve(offered);
+        if result.is_err() {
+            // What ended the guest counts more than what else is wrong with it.
+            let _ = self.drain();
+        }
+        result
+    }
+
     /// Serves exits until the guest waits.
-    fn run(&mut self, mut offered: Offered<'_>) -> Result<Stop, Failure> {
+    fn serve(&mut self, mut offered: Offered<'_>) -> Result<Stop, Failure> {
         loop {
             let (port, data) = match self.instance.run()? {
                 Exit::IoOut {
@@ -158,16 +170,19 @@ impl Session<'_> {
                 }
                 other => return Err(end_of(other)),
             };
-            match Port::try_from(port) {
-                Ok(Port::Idle) => return idle(data),
-                Ok(Port::HostCall) => offered = self.serve_host_call()?,
-                Ok(Port::Log) => self.record_log()?,
-                Ok(Port::Fill) => self.fill(&offered)?,
-                Ok(Port::Panic) => return Err(self.panicked()),
-                Ok(Port::Abort) => return Err(Failure::Abort { code: data }),
-                Ok(Port::Fault) => return Err(self.faulted()),
-                Ok(Port::Checkpoint) => self.checkpoint(data)?,
-                Err(_) => return Err(Failure::ForbiddenPort { port }),
+            let port = Port::try_from(port).map_err(|_| Failure::ForbiddenPort { port })?;
+            if !is_end(port) {
+                self.drain()?;
+            }
+            match port {
+                Port::Idle => return idle(data),
+                Port::HostCall => offered = self.serve_host_call()?,
+                Port::Drain => {}
+                Port::Fill => self.fill(&offered)?,
+                Port::Panic => return Err(self.panicked()),
+                Port::Abort => return Err(Failure::Abort { code: data }),
+                Port::Fault => return Err(self.faulted()),
+                Port::Checkpoint => self.checkpoint(data)?,
             }
         }
     }
@@ -240,7 +255,7 @@ impl Session<'_> {
             return Err(Failure::Protocol("a host call that is none"));
         }
         let function = message.function();
-        let answer = match check_arguments(&message, self.host)? {
+        let answer = match check_call(&message, self.host)? {
             Err(refused) => Err(refused),
             Ok(()) if self.phase == Phase::Booting => Err((
                 ErrorCode::NotNow,
@@ -302,14 +317,15 @@ impl Session<'_> {
             .map_err(Failure::Reach)
     }
 
-    /// Copies a log or panic record to the buffer, once; its header says how long it is. Returns its length.
-    fn take_record(&mut self, len_of: impl Fn(&[u8]) -> Option<u64>) -> Result<usize, Failure> {
+    /// Copies a panic record to the buffer, once; its header says how long it is. Returns its length.
+    fn take_panic(&mut self) -> Result<usize, Failure> {
         let header = &mut self.buffers.output[..HEADER_LEN_BYTES];
         self.instance.read_output(header)?;
-        let too_long = Failure::Protocol("a log or panic record that ends past the output buffer");
-        let len_bytes = len_of(header).and_then(|len_bytes| usize::try_from(len_bytes).ok());
-        let Some((len_bytes, record)) =
-            len_bytes.and_then(|len| Some((len, self.buffers.output.get_mut(..len)?)))
+        let too_long = Failure::Protocol("a panic record that ends past the output buffer");
+        let len_bytes = PanicRecord::len_bytes(header).ok();
+        let Some((len_bytes, record)) = len_bytes
+            .and_then(|len_bytes| usize::try_from(len_bytes).ok())
+            .and_then(|len| Some((len, self.buffers.output.get_mut(..len)?)))
         else {
             return Err(too_long);
         };
@@ -317,16 +333,8 @@ impl Session<'_> {
         Ok(len_bytes)
     }
 
-    fn record_log(&mut self) -> Result<(), Failure> {
-        let len_bytes = self.take_record(|header| LogRecord::len_bytes(header).ok())?;
-        let record = LogRecord::parse(&self.buffers.output[..len_bytes])
-            .map_err(|_| Failure::Protocol("a log record that is none"))?;
-        self.log.emit(&record);
-        Ok(())
-    }
-
     fn panicked(&mut self) -> Failure {
-        let len_bytes = match self.take_record(|header| PanicRecord::len_bytes(header).ok()) {
+        let len_bytes = match self.take_panic() {
             Ok(len_bytes) => len_bytes,
             Err(failure) => return failure,
         };
@@ -395,6 +403,11 @@ impl Session<'_> {
             Privileged::Other => Failure::Fault(fault),
         }
     }
+}
+
+/// Whether the guest does not go on behind an access to the port.
+const fn is_end(port: Port) -> bool {
+    matches!(port, Port::Panic | Port::Abort | Port::Fault)
 }
 
 fn idle(data: u32) -> Result<Stop, Failure> {
@@ -473,8 +486,23 @@ fn too_large(value: &ValueRef<'_>) -> Failure {
     }
 }
 
+/// Whether a host call names a function that has an answer and gives it what it takes. The inner error is for the guest.
+fn check_call(
+    message: &Message<'_>,
+    host: &Resolved,
+) -> Result<Result<(), (ErrorCode, String)>, Failure> {
+    let function = message.function();
+    match host.signature(function) {
+        Some(signature) if signature.is_one_way() => {
+            let text = format!("host function {function} is one-way");
+            Ok(Err((ErrorCode::UnknownFunction, text)))
+        }
+        _ => check_arguments(message, host),
+    }
+}
+
 /// Whether a host call names a function and gives it what it takes. The inner error is for the guest.
-fn check_arguments(
+pub(super) fn check_arguments(
     message: &Message<'_>,
     host: &Resolved,
 ) -> Result<Result<(), (ErrorCode, String)>, Failure> {

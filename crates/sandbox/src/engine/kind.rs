@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vellum_backend::Hypervisor;
 use vellum_backend::kvm::Kvm;
+use vellum_backend::mshv::Mshv;
 
 /// A hypervisor that Vellum knows by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,22 +14,26 @@ use vellum_backend::kvm::Kvm;
 pub enum EngineKind {
     /// Linux KVM, `/dev/kvm`.
     Kvm,
+    /// Microsoft's hypervisor under Linux, `/dev/mshv`. It has been run against a test double only, not on a machine of its kind.
+    Mshv,
 }
 
 impl EngineKind {
     /// Every kind, in the order in which they are tried.
-    pub const ALL: [Self; 1] = [Self::Kvm];
+    pub const ALL: [Self; 2] = [Self::Kvm, Self::Mshv];
 
     /// Its name, as in [`Hypervisor::name`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
+            Self::Mshv => "mshv",
         }
     }
 
     fn open(self) -> Result<Arc<dyn Hypervisor>, Box<dyn Error + Send + Sync>> {
         match self {
             Self::Kvm => Ok(Arc::new(Kvm::open()?)),
+            Self::Mshv => Ok(Arc::new(Mshv::open()?)),
         }
     }
 }

@@ -219,6 +219,7 @@ fn texts_of_errors_are_cut_between_characters() {
 #[test]
 fn an_unknown_index_is_an_answer() {
     let resolved = Resolved {
+        metrics: None,
         functions: Vec::new(),
     };
     for index in [0, 7, u32::MAX] {

@@ -3,7 +3,7 @@
 use object::LittleEndian;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable};
 use vellum_abi::function::{
-    EXPORTS_SECTION, FunctionEntry, IMPORTS_SECTION, Signature, check_name,
+    EXPORTS_SECTION, FunctionEntry, FunctionError, IMPORTS_SECTION, Signature, check_name,
 };
 
 use super::Function;
@@ -70,11 +70,25 @@ fn parse_table<H: FileHeader<Endian = LittleEndian>>(
             name: check_name(name)
                 .map_err(|source| error(index, source))?
                 .to_owned(),
-            signature: entry.signature().map_err(|source| error(index, source))?,
+            signature: signature(&entry, section).map_err(|source| error(index, source))?,
         });
     }
     check_unique(&functions, section)?;
     Ok(functions)
+}
+
+fn signature(entry: &FunctionEntry, section: &str) -> Result<Signature, FunctionError> {
+    let signature = entry.signature()?;
+    check_direction(&signature, section)?;
+    Ok(signature)
+}
+
+/// Only host functions can be one-way.
+fn check_direction(signature: &Signature, section: &str) -> Result<(), FunctionError> {
+    if signature.is_one_way() && section == EXPORTS_SECTION {
+        return Err(FunctionError::OneWayExport);
+    }
+    Ok(())
 }
 
 /// The bytes of the file that are loaded at a guest-virtual address.
@@ -108,7 +122,8 @@ pub(super) fn check_loaded(
     }
     let checked = functions.into_iter().enumerate();
     let checked = checked.map(|(index, (name, signature))| {
-        check_name(name.as_bytes()).map_err(|source| ImageError::Function {
+        let checked = check_name(name.as_bytes()).and(check_direction(&signature, section));
+        checked.map_err(|source| ImageError::Function {
             section,
             index,
             source,

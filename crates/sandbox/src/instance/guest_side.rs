@@ -237,7 +237,10 @@ impl GuestSide {
             }
         }
         self.publish(vm)?;
-        self.return_memory(undo.memory)?;
+        // Pinned frames stay as they are: the monitor fills each that it hands out.
+        if vm.capabilities().host_discard {
+            self.return_memory(undo.memory)?;
+        }
         self.kept.clear();
         self.copies_since_sweep = 0;
         self.set_allocator(undo.memory)

@@ -46,7 +46,7 @@ impl HostSide {
         self.dirty.insert(offset / PAGE_SIZE);
     }
 
-    fn collect(&mut self, vm: &mut dyn Vm, geometry: &Geometry) -> Result<(), Failure> {
+    pub(super) fn collect(&mut self, vm: &mut dyn Vm, geometry: &Geometry) -> Result<(), Failure> {
         let image = geometry.plan.image();
         let dirty = &mut self.dirty;
         vm.take_dirty(&mut |page| {
@@ -67,7 +67,8 @@ impl HostSide {
         reload: Reload,
     ) -> Result<Restored, Failure> {
         self.collect(vm, geometry)?;
-        if self.dirty.len() > MAX_REMEMBERED_PAGES {
+        // Pinned copies cannot be dropped, and are there to be written back.
+        if self.dirty.len() > MAX_REMEMBERED_PAGES && vm.capabilities().host_discard {
             match (self.shown.is_older(), reload) {
                 (false, _) => {
                     self.drop_copies(memory)?;

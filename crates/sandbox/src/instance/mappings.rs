@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vellum_abi::mapping::{FLAG_WRITABLE, MAX_MAPPINGS, MappingEntry, encode_label};
 use vellum_abi::peb::Peb;
 use vellum_backend::memory::SharedMemory;
-use vellum_backend::{Exit, FileMemory, Hva, Protection};
+use vellum_backend::{Exit, FileMemory, Hva, Protection, Vm, VmError};
 use vellum_layout::amd64::user::mapping_gva;
 use vellum_layout::{Gpa, GpaRange, PAGE_SIZE, Translation};
 use zerocopy::{FromZeros, IntoBytes};
@@ -173,10 +173,19 @@ impl Instance {
 
     /// Drops what the guest wrote to its private copies of files.
     pub(crate) fn reset_mappings(&mut self) -> Result<(), Failure> {
+        let vm = self.vm.0.as_mut();
+        let is_pinned = !vm.capabilities().host_discard;
         for it in &self.mappings.attached {
-            if let (Lent::File(memory), GuestAccess::ReadWrite) = (&it.memory, it.mapping.access())
-            {
-                memory.discard_copies().map_err(Failure::Memory)?;
+            let (Lent::File(memory), GuestAccess::ReadWrite) = (&it.memory, it.mapping.access())
+            else {
+                continue;
+            };
+            if is_pinned {
+                vm.unmap(it.range)?;
+            }
+            memory.discard_copies().map_err(Failure::Memory)?;
+            if is_pinned {
+                lend(vm, it)?;
             }
         }
         Ok(())
@@ -198,12 +207,8 @@ impl Instance {
             .map_or(Ok(()), Err)
     }
 
-    #[expect(unsafe_code, reason = "lends host memory to the VM")]
     fn attach(&mut self, attached: Attached) -> Result<(), Failure> {
-        let protection = attached.protection();
-        // SAFETY: the memory lives in the list, which `Instance` drops behind the VM; it leaves the list only when its slot is gone. No
-        // reference into it is ever formed: a file's memory is out of the host's reach, a region is reached by atomic accesses.
-        unsafe { self.vm.0.map(attached.range, attached.hva(), protection) }?;
+        lend(self.vm.0.as_mut(), &attached)?;
         self.mappings.attached.push(attached);
         Ok(())
     }
@@ -240,10 +245,15 @@ impl Instance {
         let root_entry = self.memory.scratch_offset(user.tables) + ROOT_ENTRY_OFFSET;
         self.memory.scratch.write_u64(root_entry, 0)?;
         let room = self.memory.scratch_offset(user.mapping_tables);
-        self.memory
-            .scratch
-            .overlay_zeroed(room, user.mapping_tables.len_bytes())
-            .map_err(Failure::Memory)?;
+        let len_bytes = user.mapping_tables.len_bytes();
+        if self.vm.0.capabilities().host_discard {
+            self.memory
+                .scratch
+                .overlay_zeroed(room, len_bytes)
+                .map_err(Failure::Memory)?;
+        } else {
+            self.memory.scratch.zero(room, len_bytes)?;
+        }
         let attached = self.mappings.attached.iter();
         let mapped = attached.map(|it| (it.range, it.mapping.access()));
         build_mappings(&self.memory, user, mapped)?;
@@ -278,6 +288,14 @@ impl Instance {
             (Parts::Kernel(_), _) => None,
         }
     }
+}
+
+/// Maps what is attached, or will be at once.
+#[expect(unsafe_code, reason = "lends host memory to the VM")]
+fn lend(vm: &mut dyn Vm, attached: &Attached) -> Result<(), VmError> {
+    // SAFETY: the memory lives in the list of the `Instance`, which drops it behind the VM; it leaves the list only when its slot is gone.
+    // No reference into it is ever formed: a file's memory is out of the host's reach, a region is reached by atomic accesses.
+    unsafe { vm.map(attached.range, attached.hva(), attached.protection()) }
 }
 
 fn entry_of(info: &MappingInfo<'_>) -> Result<MappingEntry, MappingError> {

@@ -14,6 +14,7 @@ mod user;
 
 use std::sync::Arc;
 
+use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
 use vellum_backend::{Exit, HostMemory, Protection, StateGroup, Vm};
@@ -49,6 +50,8 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
+    /// Offset of the outbox in scratch.
+    outbox_offset: u64,
     mappings: Mappings,
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
@@ -96,7 +99,10 @@ impl Instance {
         let geometry = snapshot.geometry(engine)?;
         let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
         let mut vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
-        map_slots(vm.as_mut(), &memory, &geometry)?;
+        let is_pinned = !vm.capabilities().host_discard;
+        if !is_pinned {
+            map_slots(vm.as_mut(), &memory, &geometry)?;
+        }
         let cow = match (&geometry.parts, geometry.cow) {
             (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
             (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)?),
@@ -104,6 +110,7 @@ impl Instance {
         };
         let mut instance = Self {
             vm: DebugVm(vm),
+            outbox_offset: memory.scratch_offset(geometry.outbox()?),
             memory,
             mappings: Mappings::default(),
             cow,
@@ -122,6 +129,9 @@ impl Instance {
         instance.write_fixed_frames()?;
         instance.load_memory(snapshot, &Layers::default())?;
         instance.boot_kernel()?;
+        if is_pinned {
+            map_slots(instance.vm.0.as_mut(), &instance.memory, &instance.geometry)?;
+        }
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
     }
@@ -188,8 +198,34 @@ impl Instance {
             self.write_fixed_frames()?;
         }
         let present = self.shown_snapshot().layers.clone();
-        self.load_memory(snapshot, &present)?;
+        self.remap_around(|instance| instance.load_memory(snapshot, &present))?;
         self.load_state(leaving)
+    }
+
+    /// Lets `change` map other host memory where the VM's memories lie. Where memory is pinned the VM would keep the old pages, so it gives
+    /// them up before, and gets the new ones.
+    fn remap_around(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let vm = self.vm.0.as_mut();
+        if vm.capabilities().host_discard {
+            return change(self);
+        }
+        // What was written is not known any more once a range is gone.
+        match &mut self.cow {
+            CowState::Host(host) => host.collect(vm, &self.geometry)?,
+            CowState::Kernel(physical) => physical.collect(vm)?,
+            CowState::Guest(_) => {}
+        }
+        // Until both ranges are there again this VM must not run.
+        self.has_failed = true;
+        vm.unmap(self.geometry.plan.image())?;
+        vm.unmap(self.geometry.plan.scratch())?;
+        change(self)?;
+        map_slots(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
+        self.has_failed = false;
+        Ok(())
     }
 
     /// The snapshot whose layers lie in the image slot.
@@ -313,6 +349,35 @@ impl Instance {
         self.memory.scratch.read(offset, into)
     }
 
+    /// Whether there is anything in the outbox, in one access.
+    #[inline]
+    pub(crate) fn outbox_header(&self) -> Result<OutboxHeader, OutOfBounds> {
+        let raw = self.memory.scratch.read_u64(self.outbox_offset)?;
+        Ok(zerocopy::transmute!(raw.to_le_bytes()))
+    }
+
+    pub(crate) fn outbox_len_bytes(&self) -> u64 {
+        self.geometry.view.outbox.len_bytes()
+    }
+
+    /// Copies this many bytes of records behind the end of `into`.
+    pub(crate) fn read_outbox(
+        &self,
+        len_bytes: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), OutOfBounds> {
+        let records = self.outbox_offset + RECORDS_OFFSET as u64;
+        self.memory.scratch.append_to(records, len_bytes, into)
+    }
+
+    /// Makes the outbox of a guest that waits empty.
+    pub(crate) fn empty_outbox(&mut self) -> Result<(), Failure> {
+        if let CowState::Kernel(physical) = &mut self.cow {
+            physical.mark(self.geometry.outbox()?.start(), size_of::<u64>() as u64);
+        }
+        Ok(self.memory.scratch.write_u64(self.outbox_offset, 0)?)
+    }
+
     /// Copies bytes from the bookkeeping page, `offset` below its end.
     pub(crate) fn read_bookkeeping(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
         self.memory
@@ -329,7 +394,8 @@ impl Instance {
         }
     }
 
-    /// Takes from the guest's sight what earlier calls left in the buffers.
+    /// Takes from the guest's sight what earlier calls left in the buffers and in the outbox. The guest may have written anywhere in
+    /// those that are its own.
     pub(crate) fn wipe_buffers(&mut self) -> Result<(), Failure> {
         let plan = &self.geometry.plan;
         if let CowState::Kernel(physical) = &mut self.cow {

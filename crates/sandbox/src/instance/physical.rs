@@ -59,7 +59,7 @@ impl Physical {
         }
     }
 
-    fn collect(&mut self, vm: &mut dyn Vm) -> Result<(), Failure> {
+    pub(super) fn collect(&mut self, vm: &mut dyn Vm) -> Result<(), Failure> {
         let Self { image, scratch, .. } = self;
         vm.take_dirty(&mut |page| {
             for tracked in [&mut *image, &mut *scratch] {
@@ -106,7 +106,9 @@ impl Physical {
         contents: Contents<'_>,
     ) -> Result<(), Failure> {
         self.collect(vm)?;
-        if self.image.dirty.len() + self.scratch.dirty.len() > MAX_REMEMBERED_PAGES {
+        let remembered = self.image.dirty.len() + self.scratch.dirty.len();
+        // Pinned copies cannot be dropped, and are there to be written back.
+        if remembered > MAX_REMEMBERED_PAGES && vm.capabilities().host_discard {
             return self.drop_copies(vm, memory, contents);
         }
         for (tracked, memory) in [

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use vellum_abi::fault::FaultRecord;
-use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
+use vellum_abi::peb::{FLAG_OUTBOX_DROPS, FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_layout::{
     FAULT_RECORD_OFFSET, GpaRange, SCRATCH_TOP_SIZE_OFFSET, SCRATCH_TOP_SNAPSHOT_GENERATION_OFFSET,
 };
@@ -13,7 +13,7 @@ use super::Instance;
 use super::mappings::TABLE_OFFSET;
 use crate::engine::CowMode;
 use crate::error::Failure;
-use crate::memory::Geometry;
+use crate::memory::{Geometry, OutboxOverflow};
 
 /// The reason of a fault record that nobody wrote.
 const REASON_NONE: u64 = u64::MAX;
@@ -31,7 +31,8 @@ impl Instance {
     /// What never changes, as long as nobody but the host writes it.
     pub(super) fn tell_constants(&self) -> Result<(), Failure> {
         let frame = self.geometry.peb_frame()?;
-        self.write_frame(frame, peb(&self.geometry).as_bytes())?;
+        let overflow = self.base.config.outbox_overflow;
+        self.write_frame(frame, peb(&self.geometry, overflow).as_bytes())?;
         self.tell_mappings()?;
         let scratch = &self.memory.scratch;
         let top = scratch.len_bytes();
@@ -58,7 +59,19 @@ impl Instance {
     }
 }
 
-fn peb(geometry: &Geometry) -> Peb {
+fn flags(cow: CowMode, overflow: OutboxOverflow) -> u32 {
+    let fills = match cow {
+        CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,
+        CowMode::HostSide => 0,
+    };
+    let drops = match overflow {
+        OutboxOverflow::Drain => 0,
+        OutboxOverflow::Drop => FLAG_OUTBOX_DROPS,
+    };
+    fills | drops
+}
+
+fn peb(geometry: &Geometry, overflow: OutboxOverflow) -> Peb {
     let view = &geometry.view;
     let scratch = view.scratch;
     Peb {
@@ -66,6 +79,8 @@ fn peb(geometry: &Geometry) -> Peb {
         input_len_bytes: view.input.len_bytes(),
         output_ptr: view.output.start().as_u64(),
         output_len_bytes: view.output.len_bytes(),
+        outbox_ptr: view.outbox.start().as_u64(),
+        outbox_len_bytes: view.outbox.len_bytes(),
         heap_ptr: view.heap.start().as_u64(),
         heap_len_bytes: view.heap.len_bytes(),
         stack_top: view.stack.end().as_u64(),
@@ -73,10 +88,7 @@ fn peb(geometry: &Geometry) -> Peb {
         // The count is told when there is anything.
         mappings_ptr: view.peb.start().as_u64() + TABLE_OFFSET,
         log_level: vellum_abi::log::Level::Trace as u32,
-        flags: match geometry.cow {
-            CowMode::GuestSide => FLAG_TOUCH_BEFORE_FILL,
-            CowMode::HostSide => 0,
-        },
+        flags: flags(geometry.cow, overflow),
         scratch_ptr: scratch.map_or(0, |scratch| scratch.start().as_u64()),
         scratch_len_bytes: scratch.map_or(0, |scratch| scratch.len_bytes()),
         scratch_gpa: scratch.map_or(0, |_| geometry.plan.scratch().start().as_u64()),

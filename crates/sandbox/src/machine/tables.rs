@@ -162,7 +162,7 @@ impl<'a> Builder<'a> {
         self.map(range, frame, leaf_attrs(self.geometry, area))
     }
 
-    /// PEB and input buffer for reading, output buffer for writing, resume page for executing.
+    /// PEB and input buffer for reading, output buffer and outbox for writing, resume page for executing.
     fn map_io(&mut self) -> Result<(), BuildError> {
         let geometry = self.geometry;
         let peb = self.user.fixed_frame(FixedFrame::Peb)?.start();
@@ -176,6 +176,11 @@ impl<'a> Builder<'a> {
         self.map(
             geometry.view.output,
             geometry.plan.output().start(),
+            DATA | Attrs::USER,
+        )?;
+        self.map(
+            geometry.view.outbox,
+            geometry.outbox()?.start(),
             DATA | Attrs::USER,
         )?;
         self.map(self.user.resume, resume, USED | Attrs::USER)

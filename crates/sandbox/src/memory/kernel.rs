@@ -78,7 +78,7 @@ pub(super) fn identity(config: &Config, segments: &[Segment]) -> Result<Geometry
     Ok(Geometry {
         cow: CowMode::HostSide,
         plan,
-        view: view(&plan, heap, stack)?,
+        view: view(&plan, sizes, heap, stack)?,
         parts: Parts::Kernel(KernelParts {
             free_frames: part_from(frames, PEB_LEN_BYTES)?,
             paging: None,
@@ -113,7 +113,7 @@ pub(super) fn paged(
         holes: config.holes(),
         reserved: &config.reserved,
     })?;
-    let view = view(&plan, heap, stack)?;
+    let view = view(&plan, sizes, heap, stack)?;
     let stack_frames = plan
         .frames()
         .part(PEB_LEN_BYTES, sizes.stack_len_bytes)
@@ -216,7 +216,7 @@ fn scratch_parts(sizes: &Sizes, tables_len_bytes: u64) -> ScratchRequest {
     ScratchRequest {
         len_bytes: 0,
         input_len_bytes: sizes.input_len_bytes,
-        output_len_bytes: sizes.output_len_bytes,
+        output_len_bytes: sizes.outgoing_len_bytes(),
         tables_len_bytes,
     }
 }
@@ -300,17 +300,25 @@ fn tables_over(len_bytes: u64, large: PageSize) -> u64 {
 }
 
 /// What the guest is told: pointers of its own translation, by way of the plan.
-fn view(plan: &MemoryPlan, heap: GvaRange, stack: GvaRange) -> Result<GuestView, SpaceError> {
+fn view(
+    plan: &MemoryPlan,
+    sizes: &Sizes,
+    heap: GvaRange,
+    stack: GvaRange,
+) -> Result<GuestView, SpaceError> {
     let place = |region: RegionName, range: GpaRange| {
         let start = plan.guest_ptr(region)?.gva();
         Ok::<_, SpaceError>(GvaRange::new(start, range.len_bytes())?)
     };
     let frames = place(RegionName::Frames, plan.frames())?;
+    let outgoing = place(RegionName::Output, plan.output())?;
+    let [output, outbox] = GuestView::split_outgoing(outgoing, sizes)?;
     Ok(GuestView {
         // The PEB is the first frame.
         peb: GvaRange::new(frames.start(), PEB_LEN_BYTES)?,
         input: place(RegionName::Input, plan.input())?,
-        output: place(RegionName::Output, plan.output())?,
+        output,
+        outbox,
         heap,
         stack,
         scratch: Some(place(RegionName::Scratch, plan.scratch())?),

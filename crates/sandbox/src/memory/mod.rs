@@ -12,6 +12,7 @@ mod user;
 
 pub(crate) use access::{GuestMemory, TableAccess};
 pub(crate) use areas::{Area, Backing, UserSpace};
+pub use config::OutboxOverflow;
 pub(crate) use config::{Config, Sizes};
 pub(crate) use contents::{AddressIndex, Contents};
 pub(crate) use extents::{Extent, Extents, PageAddress, padding, placed};

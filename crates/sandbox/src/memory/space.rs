@@ -6,7 +6,7 @@ use vellum_layout::{
 
 use super::kernel::KernelParts;
 use super::user::UserParts;
-use super::{Area, Config, FixedFrame};
+use super::{Area, Config, FixedFrame, Sizes};
 use crate::engine::CowMode;
 use crate::image::Segment;
 
@@ -30,6 +30,11 @@ pub(crate) enum SpaceError {
     },
     #[error("{what} {range} lies beyond the guest's 32-bit address space")]
     BeyondReach { what: &'static str, range: GvaRange },
+    #[error(
+        "outbox of {len_bytes:#x} bytes is larger than {max:#x} bytes",
+        max = vellum_abi::outbox::MAX_OUTBOX_LEN_BYTES
+    )]
+    OutboxTooLarge { len_bytes: u64 },
     #[error("memories of these sizes exceed the address space")]
     Overflow,
     #[error("guests of kind {0} have no such part")]
@@ -52,6 +57,8 @@ pub(crate) struct GuestView {
     pub(crate) peb: GvaRange,
     pub(crate) input: GvaRange,
     pub(crate) output: GvaRange,
+    /// What it says without leaving; behind the output buffer, in the same region of the plan.
+    pub(crate) outbox: GvaRange,
     pub(crate) heap: GvaRange,
     pub(crate) stack: GvaRange,
     /// All of scratch; only kernels see it.
@@ -65,7 +72,31 @@ pub(crate) enum Parts {
     Kernel(KernelParts),
 }
 
+impl GuestView {
+    /// Splits the region that the guest writes to its host into output buffer and outbox.
+    pub(super) fn split_outgoing(
+        outgoing: GvaRange,
+        sizes: &Sizes,
+    ) -> Result<[GvaRange; 2], SpaceError> {
+        let output = outgoing.part(0, sizes.output_len_bytes);
+        let outbox = outgoing.part(sizes.output_len_bytes, sizes.outbox_len_bytes);
+        match (output, outbox) {
+            (Some(output), Some(outbox)) => Ok([output, outbox]),
+            _ => Err(SpaceError::Overflow),
+        }
+    }
+}
+
 impl Geometry {
+    /// Where the outbox lies.
+    pub(crate) fn outbox(&self) -> Result<GpaRange, SpaceError> {
+        let (output, outbox) = (self.view.output, self.view.outbox);
+        self.plan
+            .output()
+            .part(output.len_bytes(), outbox.len_bytes())
+            .ok_or(SpaceError::Overflow)
+    }
+
     /// Plans a user guest with the given areas, heap and stack among them, whose snapshot has `layer_pages` pages in all.
     pub(crate) fn for_user(
         config: &Config,

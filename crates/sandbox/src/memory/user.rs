@@ -65,7 +65,8 @@ pub(super) fn geometry(
 ) -> Result<Geometry, SpaceError> {
     let sizes = &config.sizes;
     sizes.check()?;
-    let io = user::io_area(sizes.input_len_bytes, sizes.output_len_bytes)?;
+    let io = user::io_area(sizes.input_len_bytes, sizes.outgoing_len_bytes())?;
+    let [output, outbox] = GuestView::split_outgoing(io.output, sizes)?;
     let layer_pages = layer_pages
         .checked_add(LAYER_HEADROOM_PAGES)
         .ok_or(SpaceError::Overflow)?;
@@ -101,7 +102,8 @@ pub(super) fn geometry(
         view: GuestView {
             peb: io.peb,
             input: io.input,
-            output: io.output,
+            output,
+            outbox,
             heap: user::heap(sizes.heap_len_bytes)?,
             stack: user::stack(sizes.stack_len_bytes)?,
             scratch: None,
@@ -213,7 +215,7 @@ fn scratch_request(
     let parts = ScratchRequest {
         len_bytes: 0,
         input_len_bytes: sizes.input_len_bytes,
-        output_len_bytes: sizes.output_len_bytes,
+        output_len_bytes: sizes.outgoing_len_bytes(),
         tables_len_bytes: tables_len_bytes + MAPPING_TABLES_LEN_BYTES,
     };
     let least = least_scratch(&parts)?;

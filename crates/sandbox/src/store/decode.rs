@@ -23,8 +23,8 @@ use crate::engine::CowMode;
 use crate::error::Failure;
 use crate::image::{GuestImage, LoadedImage};
 use crate::memory::{
-    Backing, Config, Extent, Extents, Geometry, Layer, Layers, PageAddress, Sizes, SpaceError,
-    UserSpace,
+    Backing, Config, Extent, Extents, Geometry, Layer, Layers, OutboxOverflow, PageAddress, Sizes,
+    SpaceError, UserSpace,
 };
 use crate::snapshot::{SnapshotData, Space, Suspended, user_space, user_state};
 
@@ -149,7 +149,16 @@ fn value_type(name: &str) -> Result<ValueType, Invalid> {
 fn function(record: &FunctionRecord) -> Result<(String, Signature), Invalid> {
     let params = record.params.iter().map(|it| value_type(it));
     let params = params.collect::<Result<Vec<_>, _>>()?;
-    let signature = Signature::new(&params, value_type(&record.returns)?)
+    let returns = value_type(&record.returns)?;
+    let signature = match (record.one_way, returns) {
+        (false, _) => Signature::new(&params, returns),
+        (true, ValueType::Unit) => Signature::one_way(&params),
+        (true, _) => {
+            let problem = "have a one-way function that returns something";
+            return Err(Invalid::field("image.imports", problem));
+        }
+    };
+    let signature = signature
         .ok_or_else(|| Invalid::field("image.exports", "have one with too many parameters"))?;
     Ok((record.name.clone(), signature))
 }
@@ -215,7 +224,13 @@ fn config(record: &SnapshotRecord) -> Result<Config, Invalid> {
             stack_len_bytes: sizes.stack_len_bytes,
             input_len_bytes: sizes.input_len_bytes,
             output_len_bytes: sizes.output_len_bytes,
+            outbox_len_bytes: sizes.outbox_len_bytes,
             scratch_len_bytes: sizes.scratch_len_bytes,
+        },
+        outbox_overflow: if record.outbox_drops {
+            OutboxOverflow::Drop
+        } else {
+            OutboxOverflow::Drain
         },
         irqchip: Irqchip::None,
         reserved: reserved.collect::<Result<_, Invalid>>()?,

@@ -16,7 +16,7 @@ use super::registers::StateRecord;
 use crate::call::Phase;
 use crate::engine::CowMode;
 use crate::image::{Function, GuestImage};
-use crate::memory::{Extents, Geometry, GuestView, Layer, PageAddress, SpaceError};
+use crate::memory::{Extents, Geometry, GuestView, Layer, OutboxOverflow, PageAddress, SpaceError};
 use crate::snapshot::{SnapshotData, Space};
 
 /// What identifies an image: its functions, segments and bytes.
@@ -45,8 +45,10 @@ pub(super) fn record(snapshot: &SnapshotData) -> io::Result<SnapshotRecord> {
             stack_len_bytes: sizes.stack_len_bytes,
             input_len_bytes: sizes.input_len_bytes,
             output_len_bytes: sizes.output_len_bytes,
+            outbox_len_bytes: sizes.outbox_len_bytes,
             scratch_len_bytes: sizes.scratch_len_bytes,
         },
+        outbox_drops: snapshot.config.outbox_overflow == OutboxOverflow::Drop,
         reserved: reserved
             .map(|it| (it.range.start().as_u64(), it.range.len_bytes()))
             .collect(),
@@ -84,6 +86,7 @@ pub(super) fn view_record(view: &GuestView) -> ViewRecord {
         peb: view.peb.into(),
         input: view.input.into(),
         output: view.output.into(),
+        outbox: view.outbox.into(),
         heap: view.heap.into(),
         stack: view.stack.into(),
         scratch: view.scratch.map(RangeRecord::from),
@@ -125,6 +128,7 @@ fn function_record(function: &Function) -> FunctionRecord {
             .map(|it| it.name().to_owned())
             .collect(),
         returns: signature.ret().name().to_owned(),
+        one_way: signature.is_one_way(),
     }
 }
 

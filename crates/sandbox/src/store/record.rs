@@ -10,7 +10,7 @@ use super::hex;
 use super::registers::StateRecord;
 
 /// The version of this format.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// What is read first, and of whatever version.
 #[derive(Deserialize)]
@@ -27,6 +27,8 @@ pub(super) struct SnapshotRecord {
     pub(super) cpu_profile: String,
     pub(super) image: ImageRecord,
     pub(super) sizes: SizesRecord,
+    /// Whether the guest drops what its outbox has no room for.
+    pub(super) outbox_drops: bool,
     /// First address and length of each range that the guest keeps for itself. Their names serve error messages only.
     pub(super) reserved: Vec<(u64, u64)>,
     pub(super) view: ViewRecord,
@@ -65,6 +67,7 @@ pub(super) struct FunctionRecord {
     pub(super) name: String,
     pub(super) params: Vec<String>,
     pub(super) returns: String,
+    pub(super) one_way: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,7 @@ pub(super) struct SizesRecord {
     pub(super) stack_len_bytes: u64,
     pub(super) input_len_bytes: u64,
     pub(super) output_len_bytes: u64,
+    pub(super) outbox_len_bytes: u64,
     pub(super) scratch_len_bytes: Option<u64>,
 }
 
@@ -108,6 +112,7 @@ pub(super) struct ViewRecord {
     pub(super) peb: RangeRecord,
     pub(super) input: RangeRecord,
     pub(super) output: RangeRecord,
+    pub(super) outbox: RangeRecord,
     pub(super) heap: RangeRecord,
     pub(super) stack: RangeRecord,
     pub(super) scratch: Option<RangeRecord>,

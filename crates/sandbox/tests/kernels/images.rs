@@ -6,7 +6,7 @@ use super::support::{Kernel, MIB, PAGE, with_each_identity, with_each_paged, wit
 
 /// Offset of the guest kind in a file: the last word of its note. The owner and the ABI version stand before it.
 fn kind_offset(elf: &[u8]) -> usize {
-    let note = b"Vellum\0\0\x01\0\0\0";
+    let note = [&b"Vellum\0\0"[..], &vellum_abi::ABI_VERSION.to_le_bytes()].concat();
     let at = elf.windows(note.len()).position(|window| window == note);
     at.expect("the file has its note") + note.len()
 }

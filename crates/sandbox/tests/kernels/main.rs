@@ -12,6 +12,7 @@ mod faults;
 mod hostile_tables;
 mod images;
 mod limits;
+mod outbox;
 mod own_paging;
 mod roots;
 mod side_by_side;

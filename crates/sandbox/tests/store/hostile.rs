@@ -265,13 +265,13 @@ fn a_forged_image_is_refused_by_the_name_of_the_field() {
     each_is_refused(&[
         (
             "/version",
-            json!(2),
-            "version is 2, this version of vellum knows 1",
+            json!(3),
+            "version is 3, this version of vellum knows 2",
         ),
         (
             "/version",
             json!(0),
-            "version is 0, this version of vellum knows 1",
+            "version is 0, this version of vellum knows 2",
         ),
         ("/generation", json!(0), "generation"),
         ("/generation", json!(max), "generation"),

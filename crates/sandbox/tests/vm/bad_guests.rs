@@ -148,7 +148,7 @@ fn writes_and_jumps() -> Vec<Row> {
 }
 
 fn io_area() -> user::IoArea {
-    user::io_area(16 << 10, 16 << 10).expect("the default sizes")
+    user::io_area(16 << 10, (16 + 8) << 10).expect("the default sizes")
 }
 
 fn heap_end() -> u64 {

@@ -8,6 +8,7 @@ use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection};
 use vellum_abi::function::{EXPORTS_SECTION, FunctionEntry};
 use vellum_abi::message::{MAX_ERROR_TEXT_LEN_BYTES, MessageKind, MessageWriter};
+use vellum_abi::outbox::{RECORDS_OFFSET, RecordKind};
 use vellum_abi::port::Port;
 use vellum_abi::value::{ValueRef, ValueType};
 use vellum_layout::amd64::user;
@@ -85,6 +86,20 @@ fn index_of(functions: &[vellum_sandbox::Function], name: &str) -> u32 {
     u32::try_from(index).expect("few functions")
 }
 
+/// The bytes of an outbox with these records.
+pub(crate) fn outbox_of(records: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; RECORDS_OFFSET];
+    for (kind, body) in records {
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(u32::try_from(body.len()).expect("short").to_le_bytes());
+        bytes.extend(*body);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    let end = u32::try_from(bytes.len() - RECORDS_OFFSET).expect("short");
+    bytes[..4].copy_from_slice(&end.to_le_bytes());
+    bytes
+}
+
 pub(crate) struct Bench {
     sandbox: Sandbox,
     snapshot: Snapshot,
@@ -110,6 +125,12 @@ impl Bench {
     pub(crate) fn output(&mut self, port: Port, bytes: &[u8]) -> Result<(), Error> {
         self.sandbox
             .call("raw_output", (u32::from(port.number()), bytes))
+    }
+
+    /// Puts one record with this body into the outbox.
+    pub(crate) fn outbox(&mut self, kind: RecordKind, body: &[u8]) -> Result<(), Error> {
+        let outbox = outbox_of(&[(kind as u32, body)]);
+        self.sandbox.call("raw_outbox", (outbox,))
     }
 
     /// The call must have broken the protocol; heals the sandbox.

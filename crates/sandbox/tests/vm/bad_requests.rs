@@ -1,6 +1,7 @@
 //! Fill requests, log records and panic records that a hostile guest writes by hand.
 
 use vellum_abi::fill::FillRequest;
+use vellum_abi::outbox::RecordKind;
 use vellum_abi::port::Port;
 use vellum_layout::amd64::user;
 use vellum_sandbox::ErrorKind;
@@ -107,7 +108,7 @@ fn malformed_log_and_panic_records_break_the_protocol_and_nothing_else() {
             ),
         ];
         for (what, record) in logs {
-            let result = bench.output(Port::Log, &record);
+            let result = bench.outbox(RecordKind::Log, &record);
             bench.broke(what, result);
         }
         let panics = [

@@ -48,7 +48,7 @@ impl Visit for Text {
     }
 }
 
-fn collected(run: impl FnOnce()) -> Vec<(Level, String)> {
+pub(crate) fn collected(run: impl FnOnce()) -> Vec<(Level, String)> {
     let collector = Collector::default();
     tracing::subscriber::with_default(collector.clone(), run);
     let lines = collector.lines.lock().expect("no panic");

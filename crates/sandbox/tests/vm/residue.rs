@@ -155,7 +155,7 @@ fn arena_address(sandbox: &mut Sandbox, pages: u64) -> u64 {
 
 /// Where a buffer lies in the guest.
 fn buffers() -> vellum_layout::amd64::user::IoArea {
-    vellum_layout::amd64::user::io_area(16 << 10, 16 << 10).expect("the default sizes")
+    vellum_layout::amd64::user::io_area(16 << 10, (16 + 8) << 10).expect("the default sizes")
 }
 
 #[test]

@@ -4,18 +4,19 @@ use std::mem::offset_of;
 
 use vellum_abi::fill::FillRequest;
 use vellum_abi::function::{FunctionEntry, Signature};
-use vellum_abi::log::{LogRecord, PanicRecord};
+use vellum_abi::log::PanicRecord;
 use vellum_abi::mapping::MappingEntry;
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageKind, MessageWriter, Outcome, Place,
     WriteError, write_error,
 };
+use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET, Record, Records};
 use vellum_abi::peb::Peb;
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::machine::{BUFFER_LEN_BYTES, Machine, Places, Stop, tables};
+use crate::machine::{BUFFER_LEN_BYTES, Machine, OUTBOX_LEN_BYTES, Places, Stop, tables};
 
 /// How many characters of a panic message are compared.
 pub(crate) const PANIC_LEN: usize = 80;
@@ -149,15 +150,12 @@ impl Host {
     pub(crate) fn call_raw(&mut self, message: &[u8]) -> Reply {
         self.machine.write(self.places().input, message);
         loop {
-            match self.machine.run() {
+            let stop = self.machine.run();
+            self.drain();
+            match stop {
                 Stop::Port(Port::Idle, IDLE_REPLY) => return self.reply(),
                 Stop::Port(Port::HostCall, 0) => self.host_call(),
-                Stop::Port(Port::Log, 0) => {
-                    let output = self.output();
-                    let record = LogRecord::parse(&output).expect("a sound record");
-                    self.logs
-                        .push(format!("{} {}", record.level as u32, record.message));
-                }
+                Stop::Port(Port::Drain, 0) => {}
                 Stop::Port(Port::Fill, 0) => self.fill(),
                 Stop::Port(Port::Panic, 0) => {
                     let output = self.output();
@@ -172,6 +170,23 @@ impl Host {
                 other @ Stop::Port(..) => panic!("the guest stopped with {other:?}"),
             }
         }
+    }
+
+    /// Takes the log records out of the outbox, as a host does at any exit.
+    fn drain(&mut self) {
+        let outbox = self.places().outbox;
+        let room = usize::try_from(OUTBOX_LEN_BYTES).expect("small");
+        let bytes = self.machine.read(outbox, room);
+        let (header, _) = OutboxHeader::read_from_prefix(&bytes).expect("a header");
+        let records = &bytes[RECORDS_OFFSET..];
+        let unread = header.unread(0, records.len()).expect("a sound end");
+        for record in Records::new(&records[..unread.end as usize]) {
+            if let Record::Log(record) = record.expect("a sound record") {
+                self.logs
+                    .push(format!("{} {}", record.level as u32, record.message));
+            }
+        }
+        self.machine.write(outbox, &[0; OutboxHeader::LEN_BYTES]);
     }
 
     /// Lets the guest go on behind a checkpoint as a restored copy does: with the generation of the snapshot, which here is one more

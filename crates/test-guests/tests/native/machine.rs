@@ -20,6 +20,8 @@ use vellum_abi::port::Port;
 
 pub(crate) const BUFFER_LEN_BYTES: u64 = 0x4000;
 pub(crate) const HEAP_LEN_BYTES: u64 = 0x400_0000;
+/// Bytes of the outbox: little, so that it fills up.
+pub(crate) const OUTBOX_LEN_BYTES: u64 = 0x1000;
 const IO_LEN_BYTES: u64 = 0x2_0000;
 const STACK_LEN_BYTES: u64 = 0x10_0000;
 
@@ -30,6 +32,7 @@ pub(crate) struct Places {
     pub(crate) peb: u64,
     pub(crate) input: u64,
     pub(crate) output: u64,
+    pub(crate) outbox: u64,
     /// Room for a table of mappings, between the buffers.
     pub(crate) mappings: u64,
     pub(crate) heap: u64,
@@ -42,6 +45,7 @@ const AMD64: Places = Places {
     peb: 0x70_0000_0000,
     input: 0x70_0000_1000,
     output: 0x70_0001_0000,
+    outbox: 0x70_0001_8000,
     mappings: 0x70_0000_8000,
     heap: 0x40_0000_0000,
     stack_top: 0x78_0000_0000,
@@ -52,6 +56,7 @@ const I686: Places = Places {
     peb: 0xB000_0000,
     input: 0xB000_1000,
     output: 0xB001_0000,
+    outbox: 0xB001_8000,
     mappings: 0xB000_8000,
     heap: 0xA000_0000,
     stack_top: 0xC000_0000,
@@ -275,6 +280,8 @@ impl Machine {
             input_len_bytes: BUFFER_LEN_BYTES,
             output_ptr: self.places.output,
             output_len_bytes: BUFFER_LEN_BYTES,
+            outbox_ptr: self.places.outbox,
+            outbox_len_bytes: OUTBOX_LEN_BYTES,
             heap_ptr: self.places.heap,
             heap_len_bytes: HEAP_LEN_BYTES,
             stack_top: self.places.stack_top,

@@ -33,6 +33,19 @@ pub(super) enum Expected {
     Failure(&'static str),
 }
 
+impl Step {
+    /// The benchmark with these arguments, which must succeed.
+    pub(super) fn benchmark(program: &Program, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        Self {
+            title: [&[program.name.clone()][..], &arguments].concat().join(" "),
+            program: program.clone(),
+            arguments,
+            expected: Expected::Success,
+        }
+    }
+}
+
 /// What a program says without a hypervisor: the cause, and one of the remedies.
 const NO_HYPERVISOR: &str = "/dev/kvm does not exist; load the kvm_intel or kvm_amd module";
 

@@ -62,6 +62,16 @@ impl QemuProgram {
     }
 }
 
+impl QemuProgram {
+    /// What it says that it is.
+    pub(super) fn version(&self) -> Result<String> {
+        let output = self.command().arg("--version").output();
+        let output = output.context("could not run QEMU")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
 /// Finds or downloads everything. The error says what is missing and what to do.
 pub(super) fn obtain(cache: &Path) -> Result<Platform> {
     fs::create_dir_all(cache).with_context(|| format!("could not create {}", cache.display()))?;

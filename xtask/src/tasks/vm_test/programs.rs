@@ -60,6 +60,18 @@ pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
+/// Builds the benchmark as it is measured: optimised.
+pub(super) fn build_benchmark(workspace: &Workspace) -> Result<Program> {
+    progress("building the benchmark");
+    let mut bench = workspace.cargo();
+    bench.args(["bench", "--no-run", "--bench", BENCHMARK]);
+    let programs = build_with(&mut bench, &["vellum-sandbox"])?;
+    let benchmark = programs
+        .into_iter()
+        .find(|program| program.kind == Kind::Benchmark);
+    benchmark.context("cargo built no benchmark")
+}
+
 fn build_with(command: &mut Command, packages: &[&str]) -> Result<Vec<Program>> {
     command.arg("--message-format=json-render-diagnostics");
     for package in packages {

@@ -15,11 +15,23 @@ use super::packages::QemuProgram;
 /// Memory of the machine inside: the benchmark's largest heap is a gibibyte, and the first file system is in memory, too.
 const MEMORY_MIB: u32 = 3072;
 
+/// What drives the time of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The time of the machine that emulates.
+    Host,
+    /// The instructions that it executes, of which each takes a nanosecond. So a program that reads its time-stamp counter reads how
+    /// many there were, and reads the same in every run. Nothing else may then come from outside: not the date, not the seed of random
+    /// numbers.
+    Instructions,
+}
+
 /// A machine to boot.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
     pub(super) qemu: &'a QemuProgram,
     pub(super) cpu: &'a str,
+    pub(super) clock: Clock,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: PathBuf,
     /// Takes what the kernel prints.
@@ -42,6 +54,34 @@ pub(super) enum Ending {
 enum Output {
     Line(String),
     Partial(Vec<u8>),
+}
+
+impl Clock {
+    /// Arguments of QEMU.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["-accel", "tcg,thread=multi"],
+            Self::Instructions => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "base=2026-01-01T00:00:00,clock=vm",
+                "-seed",
+                "1",
+            ],
+        }
+    }
+
+    /// Parameters of the kernel inside: the time-stamp counter is trusted without being compared with other clocks, and programs lie at
+    /// the same addresses in every run.
+    fn kernel_parameters(self) -> &'static str {
+        match self {
+            Self::Host => "",
+            Self::Instructions => "tsc=reliable clocksource=tsc nokaslr norandmaps",
+        }
+    }
 }
 
 impl Machine<'_> {
@@ -76,12 +116,16 @@ impl Machine<'_> {
         let mut command = self.qemu.command();
         command
             // One processor: two have hung in RCU stalls of the kernel inside.
-            .args(["-accel", "tcg,thread=multi", "-smp", "1", "-cpu", self.cpu])
+            .args(["-smp", "1", "-cpu", self.cpu])
+            .args(self.clock.arguments())
             .args(["-m", &MEMORY_MIB.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             // The kernel restarts after a panic, at which QEMU ends.
             .args(["-no-reboot", "-append"])
-            .arg("console=ttyS0 panic=-1 mitigations=off")
+            .arg(format!(
+                "console=ttyS0 panic=-1 mitigations=off {}",
+                self.clock.kernel_parameters()
+            ))
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")

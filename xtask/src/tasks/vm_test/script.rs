@@ -28,6 +28,7 @@ export PATH=/bin
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
+mount -t tracefs none /sys/kernel/tracing
 mkdir -p /dev/shm
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /scratch

@@ -472,7 +472,9 @@ fn bad_entries_of_a_function_table_are_refused() {
             "TooManyParameters(17)",
         ),
         (offset_of!(FunctionEntry, ret), 10, "ReturnType(10)"),
-        (offset_of!(FunctionEntry, reserved), 1, "ReservedNotZero"),
+        (offset_of!(FunctionEntry, flags), 2, "ReservedNotZero"),
+        // The third entry may return something, which then is wrong first.
+        (offset_of!(FunctionEntry, flags), 1, "OneWay"),
         (offset_of!(FunctionEntry, params) + 15, 1, "ReservedNotZero"),
         (offset_of!(FunctionEntry, name_len_bytes), 0, "NameLength"),
         (offset_of!(FunctionEntry, name_len_bytes), 129, "NameLength"),

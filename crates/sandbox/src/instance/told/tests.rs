@@ -6,7 +6,7 @@ use vellum_backend::Irqchip;
 use vellum_layout::{Gpa, GuestKind, Gva, GvaRange, PAGE_SIZE, RegionName};
 use vellum_vmem::{Attrs, Format, translate};
 
-use super::peb;
+use super::{FLAG_OUTBOX_DROPS, OutboxOverflow, peb};
 use crate::engine::CowMode;
 use crate::image::Segment;
 use crate::machine;
@@ -126,7 +126,8 @@ impl Built {
     }
 
     fn assert_sound(&self) {
-        let told: Peb = peb(&self.geometry);
+        let told: Peb = peb(&self.geometry, OutboxOverflow::Drop);
+        assert_ne!(told.flags & FLAG_OUTBOX_DROPS, 0);
         told.check().expect("the guest accepts it");
         let view = self.geometry.view.peb;
         let frame = FixedFrame::Peb as u64 * PAGE_SIZE;
@@ -136,6 +137,8 @@ impl Built {
         self.assert_leads_to(at, len_bytes, RegionName::Input, 0);
         let (at, len_bytes) = (told.output_ptr, told.output_len_bytes);
         self.assert_leads_to(at, len_bytes, RegionName::Output, 0);
+        let (at, len_bytes) = (told.outbox_ptr, told.outbox_len_bytes);
+        self.assert_leads_to(at, len_bytes, RegionName::Output, told.output_len_bytes);
         self.assert_heap_and_stack(&told);
         if self.kind != GuestKind::Amd64User {
             self.assert_scratch(&told);

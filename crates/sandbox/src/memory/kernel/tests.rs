@@ -206,6 +206,7 @@ proptest! {
                 stack_len_bytes: stack * PAGE_SIZE,
                 input_len_bytes: input * PAGE_SIZE,
                 output_len_bytes: output * PAGE_SIZE,
+                outbox_len_bytes: PAGE_SIZE,
                 scratch_len_bytes: scratch.map(|pages| pages * PAGE_SIZE),
             })
         };

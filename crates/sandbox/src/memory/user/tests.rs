@@ -13,6 +13,7 @@ const SIZES: Sizes = Sizes {
     stack_len_bytes: 1 << 20,
     input_len_bytes: 16 << 10,
     output_len_bytes: 16 << 10,
+    outbox_len_bytes: 8 << 10,
     scratch_len_bytes: None,
 };
 
@@ -281,6 +282,7 @@ proptest! {
             stack_len_bytes: stack * PAGE_SIZE,
             input_len_bytes: input * PAGE_SIZE,
             output_len_bytes: output * PAGE_SIZE,
+            outbox_len_bytes: PAGE_SIZE,
             scratch_len_bytes: scratch.map(|pages| pages * PAGE_SIZE),
         };
         for cow in MODES {

@@ -1,4 +1,4 @@
-//! What kind of KVM is this? A guest of a dozen instructions tells.
+//! What kind of hypervisor is this? A guest of a dozen instructions tells.
 //!
 //! In ring 3 it reads a page through its page tables, lets the host point the entry at another page, and reads again: a shadow
 //! MMU that was not told shows the old page. (An emulated ring 0 would show the new one, because the emulator walks the tables
@@ -11,13 +11,12 @@ use std::io;
 
 use vellum_layout::{Gpa, GpaRange, Gva};
 
-use super::Kvm;
 use crate::boot::{self, Amd64Machine, EntryPoint};
 use crate::cpuid::CpuProfile;
-use crate::hypervisor::{Tracking, VmConfig};
+use crate::hypervisor::{Hypervisor, Tracking, VmConfig};
 use crate::memory::HostMemory;
 use crate::state::{DescriptorTable, StateGroup, Xcr0};
-use crate::vm::{Capabilities, Exit, Mmu, Protection, RingZero, Vm, VmError};
+use crate::vm::{Exit, Mmu, Protection, RingZero, VmError};
 
 /// The guest's memory, from GPA 0: task-state segment, four tables, code, two data pages, two 32-bit tables.
 const MEMORY_LEN_BYTES: u64 = 0xA000;
@@ -53,19 +52,28 @@ const PROGRAM: [u8; 24] = [
 /// Offset in the program of its ring-0 part.
 const RING_ZERO_PART: u64 = 18;
 
-/// Runs the guest and completes the capabilities that can be asked.
-pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
-    let model = kvm.cpu_model(CpuProfile::V1)?;
+/// What only a guest can tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probed {
+    pub(crate) mmu: Mmu,
+    pub(crate) ring_zero: RingZero,
+    pub(crate) two_level_paging: bool,
+}
+
+/// Runs the guest.
+pub(crate) fn run(hypervisor: &dyn Hypervisor) -> Result<Probed, VmError> {
+    let model = hypervisor.cpu_model(CpuProfile::V1)?;
     let memory = guest_memory()
         .map_err(|error| VmError::hypervisor("preparing the probe's memory", error))?;
-    let mut vm = kvm.create_vm(&VmConfig::new(model, Tracking::None))?;
+    let mut vm = hypervisor.create_vm(&VmConfig::new(model, Tracking::None))?;
+    let vm = vm.as_mut();
     let all = GpaRange::new(Gpa::literal(0), MEMORY_LEN_BYTES).map_err(|_| {
         VmError::hypervisor("preparing the probe's memory", io::ErrorKind::InvalidInput)
     })?;
-    // SAFETY: `memory` is declared before `vm`, so it outlives it, and no reference into it exists.
+    // SAFETY: `memory` is declared before the VM, so it outlives it, and no reference into it exists.
     unsafe { vm.map(all, memory.hva(), Protection::Write) }?;
     let mut state = boot::amd64_user(&machine(), &start(CODE));
-    state.restore(&mut vm)?;
+    state.restore(vm)?;
 
     let before = value_of(vm.run()?)?;
     vm.settle()?;
@@ -79,9 +87,9 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
     vm.set_state(StateGroup::Special, &state)?;
     let after = value_of(vm.run()?)?;
     vm.settle()?;
-    boot::amd64_kernel(&machine(), &start(CODE + RING_ZERO_PART)).restore(&mut vm)?;
+    boot::amd64_kernel(&machine(), &start(CODE + RING_ZERO_PART)).restore(vm)?;
     let vector = vm.run()?;
-    let two_level_paging = two_level::works(&mut vm, &memory);
+    let two_level_paging = two_level::works(vm, &memory);
 
     if u64::from(before) != FIRST_VALUE {
         return Err(VmError::hypervisor(
@@ -89,7 +97,7 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
             io::ErrorKind::InvalidData,
         ));
     }
-    Ok(Capabilities {
+    Ok(Probed {
         mmu: if u64::from(after) == SECOND_VALUE {
             Mmu::Nested
         } else {
@@ -101,7 +109,6 @@ pub(super) fn run(kvm: &Kvm) -> Result<Capabilities, VmError> {
             RingZero::Emulated
         },
         two_level_paging,
-        ..kvm.capabilities().clone()
     })
 }
 

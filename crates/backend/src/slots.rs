@@ -1,4 +1,4 @@
-//! KVM memory slots: KVM numbers them, the trait names them by range.
+//! The mapped ranges of a VM. The trait names them by range; KVM, which wants numbers, gets the lowest free one for each.
 
 use vellum_layout::{Gpa, GpaRange, Hole};
 
@@ -7,16 +7,16 @@ use crate::vm::{Protection, VmError};
 
 /// One mapped range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) number: u32,
-    pub(super) gpa: GpaRange,
-    pub(super) host: Hva,
-    pub(super) protection: Protection,
+pub(crate) struct Slot {
+    pub(crate) number: u32,
+    pub(crate) gpa: GpaRange,
+    pub(crate) host: Hva,
+    pub(crate) protection: Protection,
 }
 
 /// The mapped ranges of a VM.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     slots: Vec<Slot>,
     /// Pages of the hypervisor's own devices, which no memory may cover. Some kernels refuse it themselves, some do not.
     holes: &'static [Hole],
@@ -24,7 +24,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// No ranges yet, and some that never can be.
-    pub(super) fn with_holes(holes: &'static [Hole]) -> Self {
+    pub(crate) fn with_holes(holes: &'static [Hole]) -> Self {
         Self {
             slots: Vec::new(),
             holes,
@@ -32,7 +32,7 @@ impl Slots {
     }
 
     /// Finds a number for a new range.
-    pub(super) fn plan(
+    pub(crate) fn plan(
         &self,
         gpa: GpaRange,
         host: Hva,
@@ -64,12 +64,12 @@ impl Slots {
         })
     }
 
-    pub(super) fn insert(&mut self, slot: Slot) {
+    pub(crate) fn insert(&mut self, slot: Slot) {
         self.slots.push(slot);
     }
 
     /// The slot that is exactly `gpa`.
-    pub(super) fn exact(&self, gpa: GpaRange) -> Result<Slot, VmError> {
+    pub(crate) fn exact(&self, gpa: GpaRange) -> Result<Slot, VmError> {
         self.slots
             .iter()
             .find(|slot| slot.gpa == gpa)
@@ -77,7 +77,7 @@ impl Slots {
             .ok_or(VmError::NotMapped { range: gpa })
     }
 
-    pub(super) fn smallest(&self) -> Option<Slot> {
+    pub(crate) fn smallest(&self) -> Option<Slot> {
         self.slots
             .iter()
             .min_by_key(|slot| slot.gpa.len_bytes())
@@ -85,27 +85,27 @@ impl Slots {
     }
 
     /// The slots of which written pages are reported.
-    pub(super) fn tracked(&self) -> Vec<Slot> {
+    pub(crate) fn tracked(&self) -> Vec<Slot> {
         let slots = self.slots.iter().copied();
         slots
             .filter(|slot| slot.protection == Protection::TrackedWrite)
             .collect()
     }
 
-    pub(super) fn remove(&mut self, number: u32) {
+    pub(crate) fn remove(&mut self, number: u32) {
         self.slots.retain(|slot| slot.number != number);
     }
 
-    pub(super) fn by_number(&self, number: u32) -> Option<&Slot> {
+    pub(crate) fn by_number(&self, number: u32) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.number == number)
     }
 
-    pub(super) fn is_mapped(&self, gpa: u64) -> bool {
+    pub(crate) fn is_mapped(&self, gpa: u64) -> bool {
         Gpa::new(gpa).is_ok_and(|gpa| self.slots.iter().any(|slot| slot.gpa.contains(gpa)))
     }
 
     /// The host address of a range that lies inside one writable slot.
-    pub(super) fn host_of(&self, range: GpaRange) -> Result<Hva, VmError> {
+    pub(crate) fn host_of(&self, range: GpaRange) -> Result<Hva, VmError> {
         self.slots
             .iter()
             .find(|slot| slot.gpa.contains_range(&range) && slot.protection != Protection::ReadOnly)
@@ -114,7 +114,7 @@ impl Slots {
     }
 
     /// The guest-physical page that a dirty-ring entry names.
-    pub(super) fn page(&self, number: u32, page: u64) -> Option<Gpa> {
+    pub(crate) fn page(&self, number: u32, page: u64) -> Option<Gpa> {
         let offset = page.checked_mul(vellum_layout::PAGE_SIZE)?;
         self.by_number(number)?.gpa.at(offset)
     }

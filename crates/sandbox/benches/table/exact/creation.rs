@@ -1,0 +1,143 @@
+//! New sandboxes, beside a bare VM with the same slots.
+
+use vellum_sandbox::{Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
+
+use super::meter::{Meter, Repeat};
+use crate::bare::{BareSlots, Created};
+use crate::ioctls::{self, Slot};
+use crate::sandboxes::{self, MIB};
+
+/// What both kinds of creation may cost above the bare VM.
+const FROM_SNAPSHOT: f64 = 30_000.0;
+const FROM_IMAGE: f64 = 200_000.0;
+const LARGE_HEAP_LEN_BYTES: u64 = 256 * MIB;
+
+pub(super) fn creation(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
+    from_snapshot(engine, meter)?;
+    from_image(engine, meter)
+}
+
+struct FromSnapshot {
+    snapshot: Snapshot,
+    host: HostFunctions,
+    /// Dropped before the next one is made, which is not measured.
+    last: Option<Sandbox>,
+}
+
+fn from_snapshot(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
+    let (_, snapshot) = sandboxes::with_arena(engine, 8 * MIB)?;
+    let mut state = FromSnapshot {
+        snapshot,
+        host: sandboxes::host_functions(),
+        last: None,
+    };
+    let make = |state: &mut FromSnapshot| {
+        state.last = Some(Sandbox::from_snapshot(
+            engine,
+            &state.snapshot,
+            &state.host,
+        )?);
+        Ok(())
+    };
+    let floor = floor(
+        meter,
+        "bare_vm_8mib",
+        &ioctls::watch(|| make(&mut state))?.slots,
+    )?;
+    let drop_last = |state: &mut FromSnapshot| {
+        state.last = None;
+        Ok(())
+    };
+    meter
+        .measure(
+            "sandbox_from_snapshot",
+            Repeat::default(),
+            &mut state,
+            drop_last,
+            make,
+        )?
+        .aim(floor + FROM_SNAPSHOT);
+    meter.measure(
+        "sandbox_first_call",
+        Repeat::default(),
+        &mut state,
+        |state| {
+            drop_last(state)?;
+            make(state)
+        },
+        |state| first_call(state.last.as_mut()),
+    )?;
+    Ok(())
+}
+
+/// A bare VM with these slots; returns its instructions.
+fn floor(meter: &mut Meter, name: &str, slots: &[Slot]) -> anyhow::Result<f64> {
+    let slots = BareSlots::new(slots)?;
+    let mut last: Option<Created<'_>> = None;
+    let row = meter.measure(
+        name,
+        Repeat::default(),
+        &mut last,
+        |last| {
+            *last = None;
+            Ok(())
+        },
+        |last| {
+            *last = Some(slots.create()?);
+            Ok(())
+        },
+    )?;
+    Ok(row.instructions)
+}
+
+fn first_call(sandbox: Option<&mut Sandbox>) -> anyhow::Result<()> {
+    let sandbox = sandbox.ok_or_else(|| anyhow::anyhow!("no sandbox was made"))?;
+    Ok(sandbox.call::<_, ()>("null", ())?)
+}
+
+/// From the bytes of an ELF file to the result of the first call.
+fn from_image(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
+    let host = sandboxes::host_functions();
+    let elf = vellum_test_guests::rust_user();
+    let mut last = None;
+    let boot = |last: &mut Option<Sandbox>| {
+        let image = GuestImage::from_bytes(elf)?;
+        let sandbox = Sandbox::builder(&image)
+            .heap_len_bytes(LARGE_HEAP_LEN_BYTES)
+            .host_functions(&host)
+            .build(engine)?;
+        first_call(Some(last.insert(sandbox)))
+    };
+    let floor = floor(
+        meter,
+        "bare_vm_256mib",
+        &ioctls::watch(|| boot(&mut last))?.slots,
+    )?;
+    let drop_last = |last: &mut Option<Sandbox>| {
+        *last = None;
+        Ok(())
+    };
+    meter
+        .measure(
+            "image_to_first_call",
+            Repeat::default(),
+            &mut last,
+            drop_last,
+            boot,
+        )?
+        .aim(floor + FROM_IMAGE);
+    meter.measure(
+        "image_parse",
+        Repeat::default(),
+        &mut None,
+        |image| {
+            *image = None;
+            Ok(())
+        },
+        |image| {
+            *image = Some(GuestImage::from_bytes(elf)?);
+            Ok(())
+        },
+    )?;
+    Ok(())
+}
