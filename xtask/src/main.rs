@@ -49,6 +49,8 @@ enum Task {
     Lint,
     /// Run the VM tests inside an emulated machine with a hardware-style KVM.
     VmTest(tasks::vm_test::Options),
+    /// Run random instructions on the processor and in the emulator, and compare.
+    DiffEmulator(tasks::diff_emulator::Options),
     /// Everything that continuous integration runs: lint, test, demo, short bench, vm-test.
     Ci,
 }
@@ -73,6 +75,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::BuildGuests => tasks::build_guests::run(&workspace),
         Task::Lint => tasks::lint::run(&workspace),
         Task::VmTest(options) => tasks::vm_test::run(&workspace, options),
+        Task::DiffEmulator(options) => tasks::diff_emulator::run(&workspace, options),
         Task::Ci => tasks::ci::run(&workspace),
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod build_guests;
 pub(crate) mod ci;
 pub(crate) mod demo;
+pub(crate) mod diff_emulator;
 pub(crate) mod lint;
 pub(crate) mod test;
 pub(crate) mod vm_test;

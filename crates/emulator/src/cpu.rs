@@ -1,10 +1,10 @@
 //! The vCPU: registers, and what is derived from them.
 
+use std::sync::Arc;
 use vellum_backend::cpuid::CpuModel;
 use vellum_backend::state::{
     DebugRegs, Msrs, PendingEvents, SegmentType, SpecialRegs, XsaveArea, cr0, cr4, efer,
 };
-use std::sync::Arc;
 
 use vellum_backend::IoWidth;
 use vellum_backend::state::Xcr0;
@@ -13,7 +13,7 @@ use crate::exec::{CR0_EM, CR0_TS};
 use crate::flags::{self, Flags};
 use crate::memory::{Cell, Paging, Physical, Tlb, User};
 use crate::op::{Kind, Op, Operand};
-use crate::trap::{Cause, Exception, Trap, vector};
+use crate::trap::{Cause, Trap, vector};
 use crate::width::{RegisterFile, Width};
 use crate::x87::X87;
 
@@ -178,9 +178,10 @@ impl Cpu {
             _ => 0xFFFF,
         };
         self.refresh_segments();
-        self.tlb.select(if self.is_user() { User::Yes } else { User::No });
-        self.vectors_ready = self.special.cr0 & (CR0_TS | CR0_EM) == 0
-            && self.special.cr4 & cr4::OSFXSR != 0;
+        self.tlb
+            .select(if self.is_user() { User::Yes } else { User::No });
+        self.vectors_ready =
+            self.special.cr0 & (CR0_TS | CR0_EM) == 0 && self.special.cr4 & cr4::OSFXSR != 0;
         let paging = Paging::from_registers(&self.special);
         self.paging = paging.unwrap_or_default();
         paging.is_some()
@@ -231,7 +232,9 @@ impl Cpu {
     pub(crate) fn effective(&self, op: &Op) -> u64 {
         let base = self.gpr[usize::from(op.base) & 31];
         let index = self.gpr[usize::from(op.index) & 31];
-        base.wrapping_add(index << (op.scale & 3)).wrapping_add(op.disp) & op.address_mask
+        base.wrapping_add(index << (op.scale & 3))
+            .wrapping_add(op.disp)
+            & op.address_mask
     }
 
     /// The linear address of the memory operand, for an access of `len_bytes`.
@@ -291,7 +294,11 @@ impl Cpu {
         if usable && inside {
             return Ok(());
         }
-        let vector = if number == seg::SS { vector::SS } else { vector::GP };
+        let vector = if number == seg::SS {
+            vector::SS
+        } else {
+            vector::GP
+        };
         Err(self.fault_with(vector, 0))
     }
 
@@ -347,14 +354,10 @@ impl Cpu {
 
     /// #GP(0) outside of ring 0.
     pub(crate) fn require_ring_zero(&mut self) -> Result<(), Trap> {
-        if self.cpl == 0 { Ok(()) } else { Err(self.gp()) }
-    }
-
-    /// Takes the exception at which the instruction at hand ended, if it did so.
-    pub(crate) fn exception(&self) -> Option<Exception> {
-        match self.cause {
-            Cause::Exception(exception) => Some(exception),
-            Cause::Exit(_) | Cause::Again => None,
+        if self.cpl == 0 {
+            Ok(())
+        } else {
+            Err(self.gp())
         }
     }
 

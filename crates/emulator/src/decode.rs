@@ -36,7 +36,9 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, size: CodeSize, max_ops: usize) -> 
     let mut len_bytes = 0;
     while ops.len() < max_ops && decoder.can_decode() {
         decoder.decode_out(&mut instruction);
-        if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - len_bytes < MAX_LEN_BYTES {
+        if decoder.last_error() == DecoderError::NoMoreBytes
+            && bytes.len() - len_bytes < MAX_LEN_BYTES
+        {
             break;
         }
         len_bytes += instruction.len();
@@ -52,8 +54,7 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, size: CodeSize, max_ops: usize) -> 
 fn ends_block(instruction: &Instruction) -> bool {
     let segment_load = instruction.op_count() > 0
         && instruction.op0_kind() == OpKind::Register
-        && (instruction.op0_register().is_segment_register()
-            || instruction.op0_register().is_cr());
+        && (instruction.op0_register().is_segment_register() || instruction.op0_register().is_cr());
     instruction.flow_control() != FlowControl::Next
         || segment_load
         || matches!(
@@ -146,7 +147,9 @@ fn size_of_operands(instruction: &Instruction) -> u8 {
         Mnemonic::Call if is_near(instruction) => pushed,
         Mnemonic::Call => pushed / 2,
         Mnemonic::Jmp if instruction.is_jmp_far_indirect() => {
-            u32::try_from(instruction.memory_size().size()).unwrap_or(0).saturating_sub(2)
+            u32::try_from(instruction.memory_size().size())
+                .unwrap_or(0)
+                .saturating_sub(2)
         }
         Mnemonic::Enter | Mnemonic::Leave => match instruction.code() {
             Code::Enterw_imm16_imm8 | Code::Leavew => 2,

@@ -3,7 +3,7 @@
 use vellum_backend::Exit;
 use vellum_backend::state::SpecialRegs;
 
-use crate::cpu::{Cpu, CodeSize, reg};
+use crate::cpu::{CodeSize, Cpu, reg};
 use crate::flags::{self, Flags};
 use crate::segments::{error_of, is_null, null_stack};
 use crate::trap::{Cause, Exception, Trap, vector};
@@ -199,7 +199,11 @@ impl Cpu {
         if !attributes.is_present() {
             return Err(self.fault_with(vector::NP, error));
         }
-        let cpl = if code.is_conforming() { self.cpl } else { code.dpl() };
+        let cpl = if code.is_conforming() {
+            self.cpl
+        } else {
+            code.dpl()
+        };
         Ok((code, cpl))
     }
 
@@ -256,11 +260,7 @@ impl Cpu {
         let gate = self.gate(vector, source)?;
         let (code, cpl) = self.handler_privilege(&gate, source)?;
         let (old_rsp, old_ss) = (self.rsp(), self.special.ss.selector);
-        let old = [
-            self.flags.0,
-            u64::from(self.special.cs.selector),
-            self.rip,
-        ];
+        let old = [self.flags.0, u64::from(self.special.cs.selector), self.rip];
         let changes = cpl != self.cpl;
         let stack = if changes {
             Some(self.stack_of_privilege(cpl)?)

@@ -3,9 +3,7 @@
 use std::io;
 
 use vellum_backend::cpuid::{self, CpuModel, CpuProfile, CpuidLeaf};
-use vellum_backend::{
-    Capabilities, Hypervisor, Irqchip, Mmu, RingZero, Vm, VmConfig, VmError,
-};
+use vellum_backend::{Capabilities, Hypervisor, Irqchip, Mmu, RingZero, Vm, VmConfig, VmError};
 
 use crate::vm::EmulatedVm;
 
@@ -32,6 +30,7 @@ impl Emulator {
                 dirty_ring_pages: 0,
                 read_only_memory: true,
                 msr_filter: true,
+                msr_reset: true,
                 host_discard: true,
                 two_level_paging: true,
             },

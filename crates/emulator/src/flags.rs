@@ -24,8 +24,7 @@ pub(crate) const ID: u64 = 1 << 21;
 /// The six flags that report a result.
 pub(crate) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 /// Every flag that exists.
-pub(crate) const DEFINED: u64 =
-    STATUS | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID;
+pub(crate) const DEFINED: u64 = STATUS | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID;
 
 /// The register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

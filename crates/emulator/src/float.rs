@@ -42,6 +42,10 @@ impl Rounding {
 }
 
 /// How to compute, and which exceptions that raised.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent bits of control registers"
+)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Environment {
     pub(crate) rounding: Rounding,
@@ -84,12 +88,6 @@ pub(crate) const DOUBLE: Format = Format {
     precision: 53,
     explicit: false,
 };
-pub(crate) const EXTENDED: Format = Format {
-    exponent_bits: 15,
-    precision: 64,
-    explicit: true,
-};
-
 /// A number without its format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
@@ -194,7 +192,9 @@ impl Format {
                 exponent,
                 significand: significand << shift,
             },
-            denormal: shift != 0 || (self.explicit && bits >> 64 & 0x7FFF == 0),
+            denormal: shift != 0
+                || (self.explicit
+                    && bits >> self.stored_bits() & u128::from(self.max_exponent()) == 0),
         }
     }
 
@@ -238,7 +238,11 @@ impl Format {
         exponent: i32,
         significand: u128,
     ) -> u128 {
-        self.pack_to(environment, (negative, exponent, significand), self.precision)
+        self.pack_to(
+            environment,
+            (negative, exponent, significand),
+            self.precision,
+        )
     }
 
     /// As [`pack`](Self::pack), with a significand of at most `precision` bits, which x87 can be told to round to.
@@ -276,7 +280,11 @@ impl Format {
             environment.raise(flag::INEXACT);
         }
         let stored = (rounded >> (128 - self.precision)) as u64;
-        let stored = if self.explicit { stored } else { stored & !(1 << (self.precision - 1)) };
+        let stored = if self.explicit {
+            stored
+        } else {
+            stored & !(1 << (self.precision - 1))
+        };
         self.assemble(negative, (exponent + self.bias()) as u64, stored)
     }
 
@@ -318,7 +326,11 @@ impl Format {
         debug_assert!(!carried);
         let stored = (rounded >> (128 - self.precision)) as u64;
         let normal = stored >> (self.precision - 1) & 1;
-        let stored = if self.explicit { stored } else { stored & !(1 << (self.precision - 1)) };
+        let stored = if self.explicit {
+            stored
+        } else {
+            stored & !(1 << (self.precision - 1))
+        };
         self.assemble(negative, normal, stored)
     }
 
@@ -352,12 +364,9 @@ impl Format {
         }
     }
 
-    /// Notes denormal operands, or makes zeroes of them.
-    pub(crate) fn admit(self, environment: &mut Environment, number: Number) -> Number {
-        if !number.denormal {
-            return number;
-        }
-        if environment.denormals_are_zero {
+    /// Makes zeroes of denormal operands where that is asked for.
+    pub(crate) fn admit(environment: &Environment, number: Number) -> Number {
+        if number.denormal && environment.denormals_are_zero {
             return Number::new(number.negative, Value::Zero);
         }
         number

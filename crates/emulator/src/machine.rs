@@ -77,9 +77,8 @@ impl Machine {
 
     /// Runs one block, or a part of it.
     fn step(&mut self) -> Result<(), Exit> {
-        let place = match self.find() {
-            Ok(place) => place,
-            Err(_) => return self.finish(None),
+        let Ok(place) = self.find() else {
+            return self.finish(None);
         };
         if let (Some(trace), Some(block)) = (&mut self.trace, self.blocks.block(place))
             && trace.len() < MAX_TRACED

@@ -3,7 +3,6 @@
 use vellum_backend::state::{Segment, SegmentType};
 
 use crate::cpu::{Cpu, seg};
-use crate::memory::Cell;
 use crate::trap::{Trap, vector};
 
 /// The low 8 bytes of a descriptor.
@@ -83,7 +82,11 @@ impl Cpu {
         const LOCAL: u16 = 4;
         let (base, limit) = if selector & LOCAL != 0 {
             let ldt = self.special.ldtr;
-            let limit = if ldt.attributes.is_present() { ldt.limit } else { 0 };
+            let limit = if ldt.attributes.is_present() {
+                ldt.limit
+            } else {
+                0
+            };
             (ldt.base, limit)
         } else {
             (self.special.gdtr.base, u32::from(self.special.gdtr.limit))
@@ -228,7 +231,3 @@ pub(crate) fn null_stack(selector: u16, cpl: u8) -> Segment {
         ..Segment::default()
     }
 }
-
-/// Loads a number from a table at a linear address.
-pub(crate) trait TableWidth: crate::width::Width + Cell {}
-impl<W: crate::width::Width + Cell> TableWidth for W {}

@@ -48,6 +48,8 @@ impl Cpu {
         group: StateGroup,
         state: &VcpuState,
     ) -> Result<(), VmError> {
+        // Whoever sets registers may have put back page tables: hypervisors forget translations then.
+        self.tlb.flush();
         match group {
             StateGroup::General => self.set_general(&state.general),
             StateGroup::Special => {
@@ -64,8 +66,25 @@ impl Cpu {
     }
 
     fn general(&self) -> Gprs {
-        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15, ..] =
-            self.gpr;
+        let [
+            rax,
+            rcx,
+            rdx,
+            rbx,
+            rsp,
+            rbp,
+            rsi,
+            rdi,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            ..,
+        ] = self.gpr;
         Gprs {
             rax,
             rbx,
@@ -91,8 +110,8 @@ impl Cpu {
     fn set_general(&mut self, general: &Gprs) {
         let g = general;
         let values = [
-            g.rax, g.rcx, g.rdx, g.rbx, g.rsp, g.rbp, g.rsi, g.rdi, g.r8, g.r9, g.r10, g.r11, g.r12,
-            g.r13, g.r14, g.r15,
+            g.rax, g.rcx, g.rdx, g.rbx, g.rsp, g.rbp, g.rsi, g.rdi, g.r8, g.r9, g.r10, g.r11,
+            g.r12, g.r13, g.r14, g.r15,
         ];
         self.gpr[..16].copy_from_slice(&values);
         self.rip = general.rip;
@@ -100,16 +119,7 @@ impl Cpu {
         self.input = None;
     }
 
-    /// Translations that the vCPU cached go when what they depend on changes.
     fn set_special(&mut self, state: &VcpuState) {
-        let (old, new) = (&self.special, &state.special);
-        let keeps = old.cr0 == new.cr0
-            && old.cr3 == new.cr3
-            && old.cr4 == new.cr4
-            && old.efer == new.efer;
-        if !keeps {
-            self.tlb.flush();
-        }
         self.special = state.special;
         self.special.cr0 |= cr0::ET;
         self.refresh();
@@ -127,7 +137,10 @@ impl Cpu {
     pub(crate) fn write_legacy(&self, bytes: &mut [u8]) {
         self.x87.write(bytes);
         bytes[area::MXCSR..area::MXCSR + 4].copy_from_slice(&self.mxcsr.to_le_bytes());
-        for (target, value) in bytes[area::XMM..area::USED].chunks_exact_mut(16).zip(self.xmm) {
+        for (target, value) in bytes[area::XMM..area::USED]
+            .chunks_exact_mut(16)
+            .zip(self.xmm)
+        {
             target.copy_from_slice(&value.to_le_bytes());
         }
     }

@@ -34,7 +34,6 @@ pub(crate) mod vector {
     pub(crate) const NMI: u8 = 2;
     pub(crate) const BP: u8 = 3;
     pub(crate) const OF: u8 = 4;
-    pub(crate) const BR: u8 = 5;
     pub(crate) const UD: u8 = 6;
     pub(crate) const NM: u8 = 7;
     pub(crate) const DF: u8 = 8;
@@ -44,7 +43,6 @@ pub(crate) mod vector {
     pub(crate) const GP: u8 = 13;
     pub(crate) const PF: u8 = 14;
     pub(crate) const MF: u8 = 16;
-    pub(crate) const AC: u8 = 17;
     pub(crate) const XM: u8 = 19;
 }
 

@@ -129,18 +129,17 @@ impl Vm for EmulatedVm {
     }
 
     fn take_dirty(&mut self, page: &mut dyn FnMut(Gpa)) -> Result<(), VmError> {
-        self.machine
-            .cpu
-            .physical
-            .take_dirty()
-            .into_iter()
-            .for_each(page);
+        let cpu = &mut self.machine.cpu;
+        let pages = cpu.physical.take_dirty();
+        if !pages.is_empty() {
+            cpu.tlb.flush_writes();
+        }
+        pages.into_iter().for_each(page);
         Ok(())
     }
 
+    /// Taking pages re-arms them.
     fn rearm_dirty(&mut self) -> Result<(), VmError> {
-        self.machine.cpu.physical.rearm_dirty();
-        self.machine.cpu.tlb.flush_writes();
         Ok(())
     }
 

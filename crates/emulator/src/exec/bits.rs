@@ -16,8 +16,9 @@ pub(super) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
         Mnemonic::Bts => sized!(size, bit, Set),
         Mnemonic::Btr => sized!(size, bit, Reset),
         Mnemonic::Btc => sized!(size, bit, Complement),
-        Mnemonic::Bsf => sized!(size, scan_forward),
-        Mnemonic::Bsr => sized!(size, scan_reverse),
+        // Without BMI1 and LZCNT, which no profile of the emulator has, the prefix means nothing.
+        Mnemonic::Bsf | Mnemonic::Tzcnt => sized!(size, scan_forward),
+        Mnemonic::Bsr | Mnemonic::Lzcnt => sized!(size, scan_reverse),
         Mnemonic::Popcnt => sized!(size, count_ones),
         Mnemonic::Bswap => sized!(size, swap_bytes),
         Mnemonic::Crc32 => {
@@ -118,7 +119,7 @@ fn scan_forward<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 fn scan_reverse<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    scan::<W>(cpu, op, |source| 63 - source.leading_zeros())
+    scan::<W>(cpu, op, u64::ilog2)
 }
 
 fn count_ones<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {

@@ -14,13 +14,12 @@ pub(super) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
     if instruction.is_jcc_short_or_near() {
         return Some(select_condition(instruction.condition_code()));
     }
-    let indirect = instruction.op0_kind() == OpKind::Register
-        || instruction.op0_kind() == OpKind::Memory;
+    let indirect =
+        instruction.op0_kind() == OpKind::Register || instruction.op0_kind() == OpKind::Memory;
     Some(match instruction.mnemonic() {
         Mnemonic::Jmp if instruction.flow_control() == FlowControl::UnconditionalBranch => jump,
-        Mnemonic::Jmp if is_far(instruction) => return None,
+        Mnemonic::Jmp | Mnemonic::Call if is_far(instruction) => return None,
         Mnemonic::Jmp if indirect => sized!(size, jump_indirect),
-        Mnemonic::Call if is_far(instruction) => return None,
         Mnemonic::Call if indirect => sized!(size, call_indirect),
         Mnemonic::Call => sized!(size, call),
         Mnemonic::Ret => sized!(size, return_near),

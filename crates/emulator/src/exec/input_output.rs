@@ -44,8 +44,11 @@ fn width<W: Width>() -> IoWidth {
 
 /// The port of a plain access: an immediate, else DX.
 fn port(cpu: &Cpu, op: &Op) -> u16 {
-    if [op.a, op.b].iter().any(|operand| operand.kind == Kind::Immediate) {
-        op.imm as u8 as u16
+    if [op.a, op.b]
+        .iter()
+        .any(|operand| operand.kind == Kind::Immediate)
+    {
+        (op.imm & 0xFF) as u16
     } else {
         string_port(cpu)
     }
@@ -58,12 +61,12 @@ fn string_port(cpu: &Cpu) -> u16 {
 impl Cpu {
     /// Rings up to IOPL may use every port; the others those that the bitmap of the TSS allows (Intel SDM volume 1, section 19.5.2).
     fn check_port(&mut self, port: u16, len_bytes: u64) -> Result<(), Trap> {
+        /// Where both kinds of TSS keep the offset of the bitmap.
+        const BITMAP_BASE: u64 = 0x66;
         if !self.is_protected() || self.cpl <= self.flags.iopl() {
             return Ok(());
         }
         let tss = self.special.tr;
-        /// Where both kinds of TSS keep the offset of the bitmap.
-        const BITMAP_BASE: u64 = 0x66;
         // Only a 32-bit or 64-bit TSS has a bitmap.
         if !tss.attributes.is_present() || tss.attributes.type_() & 8 == 0 {
             return Err(self.gp());

@@ -19,7 +19,6 @@ use iced_x86::{Instruction, OpKind};
 
 pub(crate) use system::{CR0_EM, CR0_TS};
 
-
 use crate::op::Handler;
 
 /// A handler of one width out of those of a generic function.
@@ -52,15 +51,15 @@ pub(crate) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
         system::select,
         tables::select,
     ];
-    FAMILIES
-        .iter()
-        .find_map(|family| family(instruction, size))
+    FAMILIES.iter().find_map(|family| family(instruction, size))
 }
 
 /// The size in bytes of the general operands.
 pub(crate) fn operand_size(instruction: &Instruction) -> u8 {
     let size = match instruction.op0_kind() {
-        OpKind::Register if instruction.op0_register().is_gpr() => instruction.op0_register().size(),
+        OpKind::Register if instruction.op0_register().is_gpr() => {
+            instruction.op0_register().size()
+        }
         OpKind::Memory => instruction.memory_size().size(),
         _ if instruction.op_count() > 1
             && instruction.op1_kind() == OpKind::Register

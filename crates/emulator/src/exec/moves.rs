@@ -54,9 +54,8 @@ pub(super) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
 
 /// `mov` from and to segment, control and debug registers belongs to other families.
 fn select_move(instruction: &Instruction, size: u8) -> Option<Handler> {
-    let is_general = |kind: OpKind, register: iced_x86::Register| {
-        kind != OpKind::Register || register.is_gpr()
-    };
+    let is_general =
+        |kind: OpKind, register: iced_x86::Register| kind != OpKind::Register || register.is_gpr();
     let (a, b) = (instruction.op0_kind(), instruction.op1_kind());
     if !is_general(a, instruction.op0_register()) || !is_general(b, instruction.op1_register()) {
         return None;
@@ -224,7 +223,11 @@ fn select_conditional(instruction: &Instruction, size: u8) -> Option<Handler> {
 fn move_conditionally<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let new = cpu.get::<W>(op, op.b)?;
     let old = W::get(&cpu.gpr, op.a.index);
-    let value = if cpu.flags.condition(op.imm2) { new } else { old };
+    let value = if cpu.flags.condition(op.imm2) {
+        new
+    } else {
+        old
+    };
     W::set(&mut cpu.gpr, op.a.index, value);
     Ok(())
 }

@@ -30,7 +30,11 @@ fn high<W: Width>() -> u8 {
 fn put_product<W: Width>(cpu: &mut Cpu, product: u128, overflow: bool) {
     let low = product as u64 & W::MASK;
     W::set(&mut cpu.gpr, reg::RAX, low);
-    W::set(&mut cpu.gpr, high::<W>(), (product >> W::BITS) as u64 & W::MASK);
+    W::set(
+        &mut cpu.gpr,
+        high::<W>(),
+        (product >> W::BITS) as u64 & W::MASK,
+    );
     cpu.flags.logic::<W>(low);
     cpu.flags.put(CF, overflow);
     cpu.flags.put(OF, overflow);
@@ -91,7 +95,11 @@ fn divide<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         put_quotient::<W>(cpu, dividend / divisor, dividend % divisor);
         return Ok(());
     }
-    put_quotient::<W>(cpu, (dividend / divisor) as u64, (dividend % divisor) as u64);
+    put_quotient::<W>(
+        cpu,
+        (dividend / divisor) as u64,
+        (dividend % divisor) as u64,
+    );
     Ok(())
 }
 

@@ -157,7 +157,7 @@ struct CarryRight;
 impl Shift for CarryRight {
     fn apply<W: Width>(flags: &mut Flags, a: u64, count: u32) -> u64 {
         let bits = W::BITS + 1;
-        if count % bits == 0 {
+        if count.is_multiple_of(bits) {
             return a;
         }
         let left = bits - count % bits;

@@ -128,12 +128,8 @@ fn pop_flags<W: Width + Cell>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
 impl Cpu {
     /// RFLAGS as `popf` and `iret` load it: IOPL by ring 0 alone, IF by rings up to IOPL (Intel SDM volume 2, `POPF`).
     pub(crate) fn load_flags<W: Width>(&mut self, value: u64) {
-        let mut writable = flags::STATUS
-            | flags::TF
-            | flags::DF
-            | flags::NT
-            | flags::AC
-            | flags::ID;
+        let mut writable =
+            flags::STATUS | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;
         if self.cpl == 0 {
             writable |= flags::IOPL;
         }

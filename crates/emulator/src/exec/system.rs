@@ -358,7 +358,10 @@ fn identify(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     if leaf == 1 && cpu.special.cr4 & cr4::OSXSAVE != 0 {
         values[2] |= OSXSAVE;
     }
-    for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX].into_iter().zip(values) {
+    for (register, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX]
+        .into_iter()
+        .zip(values)
+    {
         u32::set(&mut cpu.gpr, register, u64::from(value));
     }
     Ok(())

@@ -85,7 +85,11 @@ fn load_table<const GLOBAL: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 fn store_table<const GLOBAL: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let table = if GLOBAL { cpu.special.gdtr } else { cpu.special.idtr };
+    let table = if GLOBAL {
+        cpu.special.gdtr
+    } else {
+        cpu.special.idtr
+    };
     let long = cpu.is_64_bit();
     let len_bytes = if long { 10 } else { 6 };
     let linear = cpu.linear(op, len_bytes, Write::Yes)?;
@@ -220,9 +224,7 @@ fn verify<const WRITE: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
             (false, false) => true,
             (true, false) | (false, true) => descriptor.has_second_right(),
         };
-        descriptor.attributes().is_code_or_data()
-            && usable
-            && is_visible(cpu, descriptor, selector)
+        descriptor.attributes().is_code_or_data() && usable && is_visible(cpu, descriptor, selector)
     });
     cpu.flags.put(flags::ZF, allowed);
     Ok(())
@@ -245,7 +247,11 @@ fn load_rights<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         return Err(cpu.ud());
     }
     let selector = cpu.get::<u16>(op, op.b)? as u16;
-    let gates: &[u8] = if cpu.is_long_mode() { &[12] } else { &[4, 5, 12] };
+    let gates: &[u8] = if cpu.is_long_mode() {
+        &[12]
+    } else {
+        &[4, 5, 12]
+    };
     let found = asked(cpu, selector)?
         .filter(|it| answers(cpu, *it, gates) && is_visible(cpu, *it, selector));
     cpu.flags.put(flags::ZF, found.is_some());
@@ -260,8 +266,8 @@ fn load_limit<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         return Err(cpu.ud());
     }
     let selector = cpu.get::<u16>(op, op.b)? as u16;
-    let found = asked(cpu, selector)?
-        .filter(|it| answers(cpu, *it, &[]) && is_visible(cpu, *it, selector));
+    let found =
+        asked(cpu, selector)?.filter(|it| answers(cpu, *it, &[]) && is_visible(cpu, *it, selector));
     cpu.flags.put(flags::ZF, found.is_some());
     if let Some(descriptor) = found {
         W::set(&mut cpu.gpr, op.a.index, u64::from(descriptor.limit()));

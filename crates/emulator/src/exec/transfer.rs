@@ -5,7 +5,7 @@ use vellum_backend::msr;
 use vellum_backend::state::{Segment, SegmentType, efer};
 
 use super::sized;
-use crate::cpu::{Cpu, Write, reg, seg};
+use crate::cpu::{Cpu, Write, reg};
 use crate::deliver::Source;
 use crate::flags::{self, Flags};
 use crate::memory::{Cell, is_canonical};
@@ -296,12 +296,8 @@ fn flat(selector: u64, attributes: SegmentType, dpl: u16) -> Segment {
 }
 
 fn system_call(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    // Outside of long mode Intel's processors do not have it.
-    if !cpu.is_long_mode() || cpu.special.efer & efer::SCE == 0 {
-        return Err(cpu.ud());
-    }
-    let entry = if cpu.is_64_bit() { msr::IA32_LSTAR } else { msr::IA32_CSTAR };
-    if !cpu.is_64_bit() {
+    // Outside of 64-bit code Intel's processors do not have it.
+    if !cpu.is_64_bit() || cpu.special.efer & efer::SCE == 0 {
         return Err(cpu.ud());
     }
     cpu.gpr[usize::from(reg::RCX)] = op.next;
@@ -311,7 +307,7 @@ fn system_call(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.special.cs = flat(star, SegmentType::CODE64, 0);
     cpu.special.ss = flat(star + 8, SegmentType::DATA, 0);
     cpu.flags = Flags(cpu.flags.0 & !mask & !flags::RF | flags::FIXED);
-    cpu.rip = cpu.msr_value(entry);
+    cpu.rip = cpu.msr_value(msr::IA32_LSTAR);
     cpu.refresh();
     Ok(())
 }
@@ -329,12 +325,12 @@ fn return_system_call<W: Width>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
         if !is_canonical(rip) {
             return Err(cpu.gp());
         }
-        (flat(star + 16 | 3, SegmentType::CODE64, 3), rip)
+        (flat((star + 16) | 3, SegmentType::CODE64, 3), rip)
     } else {
         (flat(star | 3, SegmentType::CODE32, 3), rip & 0xFFFF_FFFF)
     };
     cpu.special.cs = cs;
-    cpu.special.ss = flat(star + 8 | 3, SegmentType::DATA, 3);
+    cpu.special.ss = flat((star + 8) | 3, SegmentType::DATA, 3);
     cpu.flags = Flags(cpu.gpr[11] & FROM_R11 | flags::FIXED);
     cpu.rip = rip;
     cpu.refresh();
@@ -378,11 +374,10 @@ fn exit_system<W: Width>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     } else {
         (16, SegmentType::CODE32)
     };
-    cpu.special.cs = flat(cs + offset | 3, code, 3);
-    cpu.special.ss = flat(cs + offset + 8 | 3, SegmentType::DATA, 3);
+    cpu.special.cs = flat((cs + offset) | 3, code, 3);
+    cpu.special.ss = flat((cs + offset + 8) | 3, SegmentType::DATA, 3);
     cpu.rip = rip & W::MASK;
     cpu.gpr[usize::from(reg::RSP)] = rsp & W::MASK;
     cpu.refresh();
-    let _ = seg::SS;
     Ok(())
 }

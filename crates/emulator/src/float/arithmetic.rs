@@ -12,7 +12,7 @@ fn operands(
     let (a, b) = (format.unpack(a), format.unpack(b));
     match format.propagate(environment, a, b) {
         Some(nan) => Err(nan),
-        None => Ok((format.admit(environment, a), format.admit(environment, b))),
+        None => Ok((Format::admit(environment, a), Format::admit(environment, b))),
     }
 }
 
@@ -26,6 +26,7 @@ fn note_denormals(environment: &mut Environment, numbers: &[Number]) {
 pub(crate) type Exact = (bool, i32, u128);
 
 /// What an operation gives before rounding.
+#[derive(Clone, Copy)]
 pub(crate) enum Raw {
     Done(u128),
     Exact(Exact),
@@ -83,20 +84,42 @@ fn sum(format: Format, environment: &mut Environment, a: Number, b: Number) -> R
             Raw::Done(format.infinity(b.negative))
         }
         (Value::Zero, Value::Zero) => {
-            let negative = if a.negative == b.negative { a.negative } else { down };
+            let negative = if a.negative == b.negative {
+                a.negative
+            } else {
+                down
+            };
             Raw::Done(format.zero(negative))
         }
-        (Value::Zero, Value::Finite { exponent, significand }) => {
+        (
+            Value::Zero,
+            Value::Finite {
+                exponent,
+                significand,
+            },
+        ) => {
             note_denormals(environment, &[b]);
             Raw::Exact((b.negative, exponent, u128::from(significand) << 64))
         }
-        (Value::Finite { exponent, significand }, Value::Zero) => {
+        (
+            Value::Finite {
+                exponent,
+                significand,
+            },
+            Value::Zero,
+        ) => {
             note_denormals(environment, &[a]);
             Raw::Exact((a.negative, exponent, u128::from(significand) << 64))
         }
         (
-            Value::Finite { exponent: ea, significand: sa },
-            Value::Finite { exponent: eb, significand: sb },
+            Value::Finite {
+                exponent: ea,
+                significand: sa,
+            },
+            Value::Finite {
+                exponent: eb,
+                significand: sb,
+            },
         ) => {
             note_denormals(environment, &[a, b]);
             let left = (a.negative, ea, u128::from(sa) << 63);
@@ -109,7 +132,11 @@ fn sum(format: Format, environment: &mut Environment, a: Number, b: Number) -> R
 
 /// Both significands have bit 126 set, so that a carry has room.
 fn sum_finite(format: Format, down: bool, a: Exact, b: Exact) -> Raw {
-    let (large, small) = if (a.1, a.2) >= (b.1, b.2) { (a, b) } else { (b, a) };
+    let (large, small) = if (a.1, a.2) >= (b.1, b.2) {
+        (a, b)
+    } else {
+        (b, a)
+    };
     let distance = (large.1 - small.1) as u32;
     let aligned = shift_right_sticky(small.2, distance);
     let significand = if large.0 == small.0 {
@@ -149,8 +176,14 @@ fn product(format: Format, environment: &mut Environment, a: Number, b: Number) 
             Raw::Done(format.infinity(negative))
         }
         (
-            Value::Finite { exponent: ea, significand: sa },
-            Value::Finite { exponent: eb, significand: sb },
+            Value::Finite {
+                exponent: ea,
+                significand: sa,
+            },
+            Value::Finite {
+                exponent: eb,
+                significand: sb,
+            },
         ) => {
             note_denormals(environment, &[a, b]);
             let wide = u128::from(sa) * u128::from(sb);
@@ -193,8 +226,14 @@ fn quotient(format: Format, environment: &mut Environment, a: Number, b: Number)
             Raw::Done(format.infinity(negative))
         }
         (
-            Value::Finite { exponent: ea, significand: sa },
-            Value::Finite { exponent: eb, significand: sb },
+            Value::Finite {
+                exponent: ea,
+                significand: sa,
+            },
+            Value::Finite {
+                exponent: eb,
+                significand: sb,
+            },
         ) => {
             note_denormals(environment, &[a, b]);
             let (significand, shift) = divide_significands(sa, sb);
@@ -232,11 +271,14 @@ pub(crate) fn square_root(
     if let Some(nan) = format.propagate(environment, number, number) {
         return nan;
     }
-    let number = format.admit(environment, number);
+    let number = Format::admit(environment, number);
     let raw = match number.value {
         Value::Zero => Raw::Done(format.zero(number.negative)),
         _ if number.negative => invalid(format, environment),
-        Value::Finite { exponent, significand } => {
+        Value::Finite {
+            exponent,
+            significand,
+        } => {
             note_denormals(environment, &[number]);
             Raw::Exact(root(exponent, significand))
         }
@@ -250,7 +292,7 @@ fn root(exponent: i32, significand: u64) -> Exact {
     const DIGITS: u32 = 66;
     let odd = exponent & 1 != 0;
     // The radicand has two bits before the point, below bit 66.
-    let mut radicand = u128::from(significand) << if odd { 1 } else { 0 };
+    let mut radicand = u128::from(significand) << u32::from(odd);
     let mut rest: u128 = 0;
     let mut root: u128 = 0;
     for _ in 0..DIGITS {
@@ -292,11 +334,14 @@ pub(crate) fn compare(
         }
         return Order::Unordered;
     }
-    let (a, b) = (format.admit(environment, a), format.admit(environment, b));
+    let (a, b) = (Format::admit(environment, a), Format::admit(environment, b));
     note_denormals(environment, &[a, b]);
     let key = |number: Number| {
         let (class, exponent, significand) = match number.value {
-            Value::Finite { exponent, significand } => (1, exponent, significand),
+            Value::Finite {
+                exponent,
+                significand,
+            } => (1, exponent, significand),
             Value::Infinity => (2, 0, 0),
             _ => (0, 0, 0),
         };

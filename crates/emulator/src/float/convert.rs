@@ -3,17 +3,12 @@
 use super::{Environment, Format, Rounding, Value, flag, shift_right_sticky};
 
 /// A number of one format in another.
-pub(crate) fn convert(
-    from: Format,
-    to: Format,
-    environment: &mut Environment,
-    bits: u128,
-) -> u128 {
+pub(crate) fn convert(from: Format, to: Format, environment: &mut Environment, bits: u128) -> u128 {
     let number = from.unpack(bits);
     if let Some(nan) = to.propagate(environment, number, number) {
         return nan;
     }
-    let number = from.admit(environment, number);
+    let number = Format::admit(environment, number);
     if number.denormal {
         environment.raise(flag::DENORMAL);
     }
@@ -78,7 +73,7 @@ pub(crate) fn to_integer(
     bits: u32,
 ) -> i64 {
     let smallest = i64::MIN >> (64 - bits);
-    let number = format.admit(environment, format.unpack(value));
+    let number = Format::admit(environment, format.unpack(value));
     let result = match number.value {
         Value::Zero => return 0,
         Value::Finite {
@@ -109,16 +104,12 @@ pub(crate) fn to_integer(
 }
 
 /// A number rounded to an integer, in its own format.
-pub(crate) fn round_to_integral(
-    format: Format,
-    environment: &mut Environment,
-    bits: u128,
-) -> u128 {
+pub(crate) fn round_to_integral(format: Format, environment: &mut Environment, bits: u128) -> u128 {
     let number = format.unpack(bits);
     if let Some(nan) = format.propagate(environment, number, number) {
         return nan;
     }
-    let number = format.admit(environment, number);
+    let number = Format::admit(environment, number);
     let Value::Finite {
         exponent,
         significand,
@@ -133,8 +124,7 @@ pub(crate) fn round_to_integral(
     if exponent >= 63 {
         return bits;
     }
-    let Some((whole, inexact, up)) =
-        integral(environment, number.negative, exponent, significand)
+    let Some((whole, inexact, up)) = integral(environment, number.negative, exponent, significand)
     else {
         return bits;
     };

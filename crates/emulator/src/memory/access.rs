@@ -135,24 +135,13 @@ impl Cpu {
         let wanted = &bytes[..len_bytes as usize];
         let room = host.room_bytes();
         if room >= len_bytes {
-            self.store_within(host, value, len_bytes);
+            store_within(host, value, len_bytes);
             return Ok(());
         }
         let next = self.resolve(self.wrap(next_page(linear)), Intent::Write)?;
         let done = host.write_bytes(wanted);
         next.write_bytes(&wanted[done..]);
         Ok(())
-    }
-
-    /// A store that does not cross a page, in one access where it is aligned.
-    fn store_within(&mut self, host: Host, value: u64, len_bytes: u64) {
-        let done = match len_bytes {
-            1 => u8::store(host, value),
-            2 => u16::store(host, value),
-            4 => u32::store(host, value),
-            _ => u64::store(host, value),
-        };
-        debug_assert!(done.is_some());
     }
 
     /// Translates, finds the memory, and remembers both.
@@ -187,13 +176,11 @@ impl Cpu {
             }
             Intent::Read | Intent::Execute => self.physical.readable(gpa).map(|page| page.host),
         };
-        match found {
-            Some(page) => Ok(page),
-            None => {
-                let mapped = self.physical.readable(gpa).is_some();
-                Err(self.memory_fault(gpa, intent, mapped))
-            }
+        if let Some(page) = found {
+            return Ok(page);
         }
+        let mapped = self.physical.readable(gpa).is_some();
+        Err(self.memory_fault(gpa, intent, mapped))
     }
 
     /// Loads a number with the processor's own rights, as from a descriptor table.
@@ -231,4 +218,15 @@ impl Cpu {
     pub(crate) fn wrap(&self, linear: u64) -> u64 {
         linear & self.linear_mask
     }
+}
+
+/// A store that does not cross a page, in one access where it is aligned.
+fn store_within(host: Host, value: u64, len_bytes: u64) {
+    let done = match len_bytes {
+        1 => u8::store(host, value),
+        2 => u16::store(host, value),
+        4 => u32::store(host, value),
+        _ => u64::store(host, value),
+    };
+    debug_assert!(done.is_some());
 }

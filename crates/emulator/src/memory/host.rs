@@ -2,7 +2,10 @@
 //!
 //! Every access is atomic and a page long at most. Loads acquire and stores release, which on x86 costs nothing and elsewhere gives
 //! guests the order that they expect of an x86 (Intel SDM volume 3, section 10.2).
-#![expect(unsafe_code, reason = "reads and writes memory that is lent to the guest")]
+#![expect(
+    unsafe_code,
+    reason = "reads and writes memory that is lent to the guest"
+)]
 
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -170,7 +173,8 @@ macro_rules! cell {
                 if at.is_aligned::<$number>() {
                     // SAFETY: aligned, so inside one page, which by the invariant of `Host` is mapped and only accessed
                     // atomically.
-                    let value = unsafe { <$atomic>::from_ptr(at.pointer()) }.load(Ordering::Acquire);
+                    let cell = unsafe { <$atomic>::from_ptr(at.pointer()) };
+                    let value = cell.load(Ordering::Acquire);
                     return Some(u64::from(<$number>::from_le(value)));
                 }
                 (at.room_bytes() >= LEN_BYTES).then(|| at.load_split(LEN_BYTES))
@@ -196,7 +200,10 @@ macro_rules! cell {
                 // SAFETY: as in `store`.
                 let cell = unsafe { <$atomic>::from_ptr(at.pointer()) };
                 let done = cell.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst);
-                Some(done.map(|_| ()).map_err(|now| u64::from(<$number>::from_le(now))))
+                Some(
+                    done.map(|_| ())
+                        .map_err(|now| u64::from(<$number>::from_le(now))),
+                )
             }
         }
     };

@@ -22,7 +22,7 @@ pub(crate) struct Slot {
     gpa: GpaRange,
     host: Hva,
     protection: Protection,
-    /// One bit for each page that was reported as written since the last re-arming.
+    /// One bit for each page that was written since the pages were last taken.
     written: Vec<u64>,
 }
 
@@ -37,7 +37,6 @@ impl Slot {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PhysicalPage {
     pub(crate) host: Host,
-    pub(crate) writable: bool,
 }
 
 /// All slots of a VM.
@@ -47,8 +46,6 @@ pub(crate) struct Physical {
     slots: Vec<Slot>,
     /// Pages that were written for the first time, until somebody takes them.
     dirty: Vec<Gpa>,
-    /// Pages reported since the last re-arming.
-    reported: Vec<Gpa>,
     /// Host pages from which code was decoded and that were not written since.
     code: HashSet<u64>,
     /// Changes whenever decoded code may differ from what memory holds.
@@ -99,16 +96,15 @@ impl Physical {
             .ok_or(VmError::NotMapped { range: gpa })?;
         self.slots.remove(index);
         self.dirty.retain(|page| !gpa.contains(*page));
-        self.reported.retain(|page| !gpa.contains(*page));
         self.forget_code();
         Ok(())
     }
 
     /// Whether the range lies in one slot that the guest may write.
     pub(crate) fn is_writable(&self, range: GpaRange) -> bool {
-        self.slots.iter().any(|slot| {
-            slot.gpa.contains_range(&range) && slot.protection != Protection::ReadOnly
-        })
+        self.slots
+            .iter()
+            .any(|slot| slot.gpa.contains_range(&range) && slot.protection != Protection::ReadOnly)
     }
 
     /// Which slot holds an address.
@@ -124,10 +120,7 @@ impl Physical {
     pub(crate) fn readable(&self, gpa: u64) -> Option<PhysicalPage> {
         let slot = &self.slots[self.slot_of(gpa)?];
         let host = slot.page(gpa - slot.gpa.start().as_u64());
-        Some(PhysicalPage {
-            host,
-            writable: slot.protection != Protection::ReadOnly,
-        })
+        Some(PhysicalPage { host })
     }
 
     /// The page at an address, which is about to be written: it counts as such from now on, and code in it is decoded anew.
@@ -155,15 +148,11 @@ impl Physical {
         Some(host)
     }
 
-    /// Takes the pages that were written for the first time.
+    /// Takes the pages that were written since the last time. Each is reported again when it is next written: nobody may then be able to
+    /// write without asking.
     pub(crate) fn take_dirty(&mut self) -> Vec<Gpa> {
-        self.reported.extend_from_slice(&self.dirty);
-        std::mem::take(&mut self.dirty)
-    }
-
-    /// Reports every page that was taken again at its next write.
-    pub(crate) fn rearm_dirty(&mut self) {
-        for page in std::mem::take(&mut self.reported) {
+        let pages = std::mem::take(&mut self.dirty);
+        for page in &pages {
             let Some(index) = self.slot_of(page.as_u64()) else {
                 continue;
             };
@@ -173,16 +162,13 @@ impl Physical {
                 *word &= !(1 << (number % 64));
             }
         }
+        pages
     }
 
     /// Notes that code was decoded from a page; whether it is new as such. Who can write the page without asking must not be able to
     /// any more.
     pub(crate) fn note_code(&mut self, page: Host) -> bool {
         self.code.insert(page.page_number())
-    }
-
-    pub(crate) fn is_code(&self, page: Host) -> bool {
-        self.code.contains(&page.page_number())
     }
 
     /// Decoded code counts as possibly old.

@@ -42,6 +42,10 @@ pub(crate) enum Rights {
 
 /// What control registers say about translation.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent bits of control registers"
+)]
 pub(crate) struct Paging {
     /// `None` without paging.
     format: Option<Format>,
@@ -97,12 +101,15 @@ impl Paging {
 
     fn error_code(&self, intent: Intent, rights: Rights, reason: u32) -> u32 {
         let intent = match intent {
-            Intent::Read => 0,
             Intent::Write => code::WRITE,
             Intent::Execute if self.fetch_flag => code::FETCH,
-            Intent::Execute => 0,
+            Intent::Read | Intent::Execute => 0,
         };
-        let user = if rights == Rights::User { code::USER } else { 0 };
+        let user = if rights == Rights::User {
+            code::USER
+        } else {
+            0
+        };
         intent | user | reason
     }
 
@@ -110,15 +117,17 @@ impl Paging {
     fn forbids(&self, attrs: Attrs, intent: Intent, rights: Rights, override_smap: bool) -> bool {
         let user_page = attrs.contains(Attrs::USER);
         let writable = attrs.contains(Attrs::WRITE);
+        let not_executable = intent == Intent::Execute && attrs.contains(Attrs::NO_EXECUTE);
+        if not_executable || rights == Rights::User && !user_page {
+            return true;
+        }
         match (rights, intent) {
-            (Rights::User, _) if !user_page => true,
-            (_, Intent::Execute) if attrs.contains(Attrs::NO_EXECUTE) => true,
-            (Rights::User, Intent::Write) => !writable,
-            (Rights::User, _) => false,
+            (Rights::User, intent) => intent == Intent::Write && !writable,
             (_, Intent::Execute) => self.smep && user_page,
-            (_, _) if self.smap && user_page && !override_smap => true,
-            (_, Intent::Write) => self.write_protect && !writable,
-            (_, Intent::Read) => false,
+            (_, intent) => {
+                let guarded = self.smap && user_page && !override_smap;
+                guarded || intent == Intent::Write && self.write_protect && !writable
+            }
         }
     }
 }

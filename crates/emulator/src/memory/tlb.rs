@@ -3,7 +3,7 @@
 use super::{Host, PAGE_LEN_BYTES, Physical};
 
 /// Entries for each of the two privileges.
-const ENTRIES: usize = 512;
+const ENTRIES: usize = 256;
 /// Set in the tag of an entry that is in use; addresses of pages have the low bits clear.
 const VALID: u64 = 1;
 
@@ -91,8 +91,8 @@ impl Tlb {
         let index = self.index(linear);
         let entry = &mut self.entries[index];
         let tag = tag(linear);
-        let same = entry.distance == distance
-            && [entry.read, entry.write, entry.execute].contains(&tag);
+        let same =
+            entry.distance == distance && [entry.read, entry.write, entry.execute].contains(&tag);
         if !same {
             *entry = Entry {
                 distance,

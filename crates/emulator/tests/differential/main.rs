@@ -87,7 +87,8 @@ fn random_instructions_do_the_same_as_on_the_processor() {
         let batch: Vec<Case> = (0..BATCH_CASES).map(|_| generator.case()).collect();
         let native_outcomes = native.run(&batch);
         let emulated_outcomes = emulated.run(&batch);
-        for ((case, native), emulated) in batch.iter().zip(&native_outcomes).zip(&emulated_outcomes) {
+        for ((case, native), emulated) in batch.iter().zip(&native_outcomes).zip(&emulated_outcomes)
+        {
             findings.add(case, native, emulated);
         }
     }
@@ -100,6 +101,9 @@ fn random_instructions_do_the_same_as_on_the_processor() {
     );
     println!("mnemonics: {:?}", findings.mnemonics);
     println!("rejected as not emulated: {:?}", generator.lacking());
-    assert!(findings.mnemonics.len() > 50, "the generator reaches little");
+    assert!(
+        findings.mnemonics.len() > 50,
+        "the generator reaches little"
+    );
     assert!(findings.different.is_empty(), "{:?}", findings.different);
 }

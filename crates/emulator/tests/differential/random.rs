@@ -37,7 +37,9 @@ impl Random {
     pub(crate) fn interesting(&mut self) -> u64 {
         match self.below(6) {
             0 => self.below(4),
-            1 => (1_u64 << self.below(64)).wrapping_add(self.below(3)).wrapping_sub(1),
+            1 => (1_u64 << self.below(64))
+                .wrapping_add(self.below(3))
+                .wrapping_sub(1),
             2 => u64::MAX - self.below(4),
             3 => self.next() & 0xFFFF_FFFF,
             _ => self.next(),

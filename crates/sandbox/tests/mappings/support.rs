@@ -135,7 +135,8 @@ fn report(guest: Guest, cow: CowMode, outcome: &str) {
         .open(path)
         .expect("the report file can be opened");
     // One write, so that lines of parallel tests do not mix.
-    let line = format!("engine=kvm cow={cow} suite=map-{guest} {outcome}\n");
+    let engine = std::env::var("VELLUM_ENGINE").unwrap_or_else(|_| "kvm".into());
+    let line = format!("engine={engine} cow={cow} suite=map-{guest} {outcome}\n");
     file.write_all(line.as_bytes())
         .expect("the report file can be written");
 }

@@ -106,7 +106,8 @@ fn report(name: &str, cow: CowMode, outcome: &str) {
     };
     let mut options = fs::OpenOptions::new();
     let file = options.create(true).append(true).open(path);
-    let line = format!("engine=kvm cow={cow} suite=store-{name} {outcome}\n");
+    let engine = std::env::var("VELLUM_ENGINE").unwrap_or_else(|_| "kvm".into());
+    let line = format!("engine={engine} cow={cow} suite=store-{name} {outcome}\n");
     file.expect("the report file can be opened")
         .write_all(line.as_bytes())
         .expect("the report file can be written");

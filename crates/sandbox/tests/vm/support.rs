@@ -43,7 +43,7 @@ pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
         Ok(lab) => {
             println!("{}", lab.engine);
             test(lab);
-            report(cow, "tests=1");
+            report(lab.engine.name(), cow, "tests=1");
         }
         Err(reason) => {
             // Written directly, because the harness hides what a passing test prints.
@@ -51,7 +51,7 @@ pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
                 io::stderr(),
                 "SKIPPED on kvm, {cow} copy-on-write: {reason}"
             );
-            report(cow, &format!("skipped={reason}"));
+            report("kvm", cow, &format!("skipped={reason}"));
         }
     }
 }
@@ -70,7 +70,7 @@ fn open(cow: CowMode) -> Outcome {
     Ok(Lab { engine, image })
 }
 
-fn report(cow: CowMode, outcome: &str) {
+fn report(engine: &str, cow: CowMode, outcome: &str) {
     let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
         return;
     };
@@ -80,7 +80,7 @@ fn report(cow: CowMode, outcome: &str) {
         .open(path)
         .expect("the report file can be opened");
     // One write, so that lines of parallel tests do not mix.
-    let line = format!("engine=kvm cow={cow} suite=sandbox {outcome}\n");
+    let line = format!("engine={engine} cow={cow} suite=sandbox {outcome}\n");
     file.write_all(line.as_bytes())
         .expect("the report file can be written");
 }

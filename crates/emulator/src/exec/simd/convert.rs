@@ -58,12 +58,7 @@ fn operands(cpu: &mut Cpu, op: &Op) -> Result<(u128, u128), Trap> {
     Ok((cpu.xmm[usize::from(op.a.index) & 15], b))
 }
 
-fn finish(
-    cpu: &mut Cpu,
-    op: &Op,
-    environment: &Environment,
-    value: u128,
-) -> Result<(), Trap> {
+fn finish(cpu: &mut Cpu, op: &Op, environment: &Environment, value: u128) -> Result<(), Trap> {
     cpu.settle_exceptions(environment)?;
     cpu.put_vector(op.a, value);
     Ok(())

@@ -382,8 +382,18 @@ fn across<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
                 ((get(from, first), get(from, first + 1)), subtract)
             }
         };
-        let negate = if subtract { Negate::Second } else { Negate::None };
-        let sum = float::add(L::FORMAT, &mut environment, pair, negate, L::FORMAT.precision);
+        let negate = if subtract {
+            Negate::Second
+        } else {
+            Negate::None
+        };
+        let sum = float::add(
+            L::FORMAT,
+            &mut environment,
+            pair,
+            negate,
+            L::FORMAT.precision,
+        );
         result |= sum << (index * L::BITS);
     }
     cpu.settle_exceptions(&environment)?;
@@ -420,7 +430,13 @@ fn dot_product<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         for index in 0..products.len() {
             let operands = (products[index], products[index ^ distance]);
             let env = &mut environment;
-            sums.push(float::add(L::FORMAT, env, operands, Negate::None, precision));
+            sums.push(float::add(
+                L::FORMAT,
+                env,
+                operands,
+                Negate::None,
+                precision,
+            ));
         }
         cpu.settle_exceptions(&environment)?;
         products = sums;

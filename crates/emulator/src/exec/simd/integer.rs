@@ -23,16 +23,24 @@ fn add_and_subtract(mnemonic: Mnemonic) -> Option<VectorFunction> {
         M::Psubd => |a, b, _| zip::<32>(a, b, u64::wrapping_sub),
         M::Psubq => |a, b, _| zip::<64>(a, b, u64::wrapping_sub),
         M::Paddsb => |a, b, _| {
-            zip::<8>(a, b, |x, y| saturate_signed::<8>(signed::<8>(x) + signed::<8>(y)))
+            zip::<8>(a, b, |x, y| {
+                saturate_signed::<8>(signed::<8>(x) + signed::<8>(y))
+            })
         },
         M::Paddsw => |a, b, _| {
-            zip::<16>(a, b, |x, y| saturate_signed::<16>(signed::<16>(x) + signed::<16>(y)))
+            zip::<16>(a, b, |x, y| {
+                saturate_signed::<16>(signed::<16>(x) + signed::<16>(y))
+            })
         },
         M::Psubsb => |a, b, _| {
-            zip::<8>(a, b, |x, y| saturate_signed::<8>(signed::<8>(x) - signed::<8>(y)))
+            zip::<8>(a, b, |x, y| {
+                saturate_signed::<8>(signed::<8>(x) - signed::<8>(y))
+            })
         },
         M::Psubsw => |a, b, _| {
-            zip::<16>(a, b, |x, y| saturate_signed::<16>(signed::<16>(x) - signed::<16>(y)))
+            zip::<16>(a, b, |x, y| {
+                saturate_signed::<16>(signed::<16>(x) - signed::<16>(y))
+            })
         },
         M::Paddusb => |a, b, _| zip::<8>(a, b, |x, y| (x + y).min(0xFF)),
         M::Paddusw => |a, b, _| zip::<16>(a, b, |x, y| (x + y).min(0xFFFF)),
@@ -92,12 +100,24 @@ fn compare(mnemonic: Mnemonic) -> Option<VectorFunction> {
 /// A shift count comes from the low 64 bits, and moves everything out from the lane's size on.
 fn left<const BITS: u32>(a: u128, b: u128) -> u128 {
     let count = b as u64;
-    map::<BITS>(a, |x| if count < u64::from(BITS) { x << count } else { 0 })
+    map::<BITS>(a, |x| {
+        if count < u64::from(BITS) {
+            x << count
+        } else {
+            0
+        }
+    })
 }
 
 fn right<const BITS: u32>(a: u128, b: u128) -> u128 {
     let count = b as u64;
-    map::<BITS>(a, |x| if count < u64::from(BITS) { x >> count } else { 0 })
+    map::<BITS>(a, |x| {
+        if count < u64::from(BITS) {
+            x >> count
+        } else {
+            0
+        }
+    })
 }
 
 fn right_signed<const BITS: u32>(a: u128, b: u128) -> u128 {

@@ -29,9 +29,12 @@ pub(super) fn lane<const BITS: u32>(a: u128, index: u32) -> u64 {
 #[inline]
 pub(super) fn gather<const BITS: u32>(lanes: impl IntoIterator<Item = u64>) -> u128 {
     let mask = u64::MAX >> (64 - BITS);
-    lanes.into_iter().zip(0..128 / BITS).fold(0, |result, (lane, index)| {
-        result | u128::from(lane & mask) << (index * BITS)
-    })
+    lanes
+        .into_iter()
+        .zip(0..128 / BITS)
+        .fold(0, |result, (lane, index)| {
+            result | u128::from(lane & mask) << (index * BITS)
+        })
 }
 
 /// A lane with its sign.
@@ -56,14 +59,62 @@ pub(super) fn works_on_64_bits(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
         mnemonic,
-        M::Paddb | M::Paddw | M::Paddd | M::Paddq | M::Psubb | M::Psubw | M::Psubd | M::Psubq
-            | M::Paddsb | M::Paddsw | M::Paddusb | M::Paddusw | M::Psubsb | M::Psubsw
-            | M::Psubusb | M::Psubusw | M::Pmullw | M::Pmulhw | M::Pmulhuw | M::Pmuludq
-            | M::Pmaddwd | M::Pcmpeqb | M::Pcmpeqw | M::Pcmpeqd | M::Pcmpgtb | M::Pcmpgtw
-            | M::Pcmpgtd | M::Pminub | M::Pmaxub | M::Pminsw | M::Pmaxsw | M::Pavgb | M::Pavgw
-            | M::Pand | M::Pandn | M::Por | M::Pxor | M::Psllw | M::Pslld | M::Psllq | M::Psrlw
-            | M::Psrld | M::Psrlq | M::Psraw | M::Psrad | M::Psadbw | M::Punpcklbw
-            | M::Pabsb | M::Pabsw | M::Pabsd | M::Psignb | M::Psignw | M::Psignd
-            | M::Punpcklwd | M::Punpckldq | M::Pmulhrsw | M::Pmaddubsw
+        M::Paddb
+            | M::Paddw
+            | M::Paddd
+            | M::Paddq
+            | M::Psubb
+            | M::Psubw
+            | M::Psubd
+            | M::Psubq
+            | M::Paddsb
+            | M::Paddsw
+            | M::Paddusb
+            | M::Paddusw
+            | M::Psubsb
+            | M::Psubsw
+            | M::Psubusb
+            | M::Psubusw
+            | M::Pmullw
+            | M::Pmulhw
+            | M::Pmulhuw
+            | M::Pmuludq
+            | M::Pmaddwd
+            | M::Pcmpeqb
+            | M::Pcmpeqw
+            | M::Pcmpeqd
+            | M::Pcmpgtb
+            | M::Pcmpgtw
+            | M::Pcmpgtd
+            | M::Pminub
+            | M::Pmaxub
+            | M::Pminsw
+            | M::Pmaxsw
+            | M::Pavgb
+            | M::Pavgw
+            | M::Pand
+            | M::Pandn
+            | M::Por
+            | M::Pxor
+            | M::Psllw
+            | M::Pslld
+            | M::Psllq
+            | M::Psrlw
+            | M::Psrld
+            | M::Psrlq
+            | M::Psraw
+            | M::Psrad
+            | M::Psadbw
+            | M::Punpcklbw
+            | M::Pabsb
+            | M::Pabsw
+            | M::Pabsd
+            | M::Psignb
+            | M::Psignw
+            | M::Psignd
+            | M::Punpcklwd
+            | M::Punpckldq
+            | M::Pmulhrsw
+            | M::Pmaddubsw
     )
 }

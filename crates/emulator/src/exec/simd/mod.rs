@@ -59,8 +59,7 @@ impl Cpu {
     #[cold]
     fn vectors_missing(&mut self) -> Trap {
         use vellum_backend::state::cr4;
-        let exists =
-            self.special.cr0 & CR0_EM == 0 && self.special.cr4 & cr4::OSFXSR != 0;
+        let exists = self.special.cr0 & CR0_EM == 0 && self.special.cr4 & cr4::OSFXSR != 0;
         self.fault(if exists { vector::NM } else { vector::UD })
     }
 
@@ -134,7 +133,11 @@ fn binary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.require_vectors()?;
     let b = cpu.get_vector(op, op.b)?;
     let a = cpu.xmm[usize::from(op.a.index) & 15];
-    let immediate = if op.c.kind == Kind::Immediate { op.imm as u8 } else { 0 };
+    let immediate = if op.c.kind == Kind::Immediate {
+        op.imm as u8
+    } else {
+        0
+    };
     cpu.put_vector(op.a, (op.vector)(a, b, immediate));
     Ok(())
 }

@@ -63,7 +63,7 @@ pub(super) fn select(instruction: &Instruction) -> Option<Handler> {
         M::Pblendvb => blend_variable::<8>,
         M::Blendvps => blend_variable::<32>,
         M::Blendvpd => blend_variable::<64>,
-        M::Insertps if from_memory || instruction.op1_kind() == OpKind::Memory => insert_loaded,
+        M::Insertps if from_memory => insert_loaded,
         _ => return None,
     })
 }
@@ -75,9 +75,8 @@ fn select_transfer(instruction: &Instruction) -> Option<Handler> {
         Code::Movq_xmm_rm64 => from_general::<u64>,
         Code::Movd_rm32_xmm => to_general::<u32>,
         Code::Movq_rm64_xmm => to_general::<u64>,
-        Code::Movq_xmm_xmmm64 => load_low_quad,
         Code::Movq_xmmm64_xmm if instruction.op0_kind() == OpKind::Memory => store_low::<8>,
-        Code::Movq_xmmm64_xmm => load_low_quad,
+        Code::Movq_xmm_xmmm64 | Code::Movq_xmmm64_xmm => load_low_quad,
         _ => return None,
     })
 }
@@ -155,7 +154,11 @@ fn load_half<const HIGH: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let linear = cpu.linear(op, 8, Write::No)?;
     let value = u128::from(cpu.load::<u64>(linear)?);
     let old = cpu.xmm[usize::from(op.a.index) & 15];
-    let new = if HIGH { old & LOW | value << 64 } else { old & !LOW | value };
+    let new = if HIGH {
+        old & LOW | value << 64
+    } else {
+        old & !LOW | value
+    };
     cpu.put_vector(op.a, new);
     Ok(())
 }
@@ -205,12 +208,11 @@ fn test(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 fn insert<const BITS: u32>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.require_vectors()?;
-    let value = match op.b.kind {
-        Kind::Register => cpu.gpr[usize::from(op.b.index) & 31],
-        _ => {
-            let linear = cpu.linear(op, u64::from(BITS / 8), Write::No)?;
-            cpu.load_vector(linear, (BITS / 8) as u8)? as u64
-        }
+    let value = if op.b.kind == Kind::Register {
+        cpu.gpr[usize::from(op.b.index) & 31]
+    } else {
+        let linear = cpu.linear(op, u64::from(BITS / 8), Write::No)?;
+        cpu.load_vector(linear, (BITS / 8) as u8)? as u64
     };
     let shift = (op.imm as u32 & (128 / BITS - 1)) * BITS;
     let mask = u128::from(u64::MAX >> (64 - BITS)) << shift;

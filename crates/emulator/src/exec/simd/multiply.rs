@@ -11,18 +11,18 @@ pub(super) fn function(mnemonic: Mnemonic) -> Option<VectorFunction> {
         M::Pmullw => |a, b, _| zip::<16>(a, b, u64::wrapping_mul),
         M::Pmulld => |a, b, _| zip::<32>(a, b, u64::wrapping_mul),
         M::Pmulhw => |a, b, _| {
-            zip::<16>(a, b, |x, y| (signed::<16>(x) * signed::<16>(y) >> 16) as u64)
+            zip::<16>(a, b, |x, y| {
+                ((signed::<16>(x) * signed::<16>(y)) >> 16) as u64
+            })
         },
-        M::Pmulhuw => |a, b, _| zip::<16>(a, b, |x, y| x * y >> 16),
+        M::Pmulhuw => |a, b, _| zip::<16>(a, b, |x, y| (x * y) >> 16),
         M::Pmulhrsw => |a, b, _| {
             zip::<16>(a, b, |x, y| {
-                (((signed::<16>(x) * signed::<16>(y) >> 14) + 1) >> 1) as u64
+                ((((signed::<16>(x) * signed::<16>(y)) >> 14) + 1) >> 1) as u64
             })
         },
         M::Pmuludq => |a, b, _| zip::<64>(a, b, |x, y| (x & 0xFFFF_FFFF) * (y & 0xFFFF_FFFF)),
-        M::Pmuldq => |a, b, _| {
-            zip::<64>(a, b, |x, y| (signed::<32>(x) * signed::<32>(y)) as u64)
-        },
+        M::Pmuldq => |a, b, _| zip::<64>(a, b, |x, y| (signed::<32>(x) * signed::<32>(y)) as u64),
         M::Pmaddwd => |a, b, _| {
             zip::<32>(a, b, |x, y| {
                 let part = |shift: u32| signed::<16>(x >> shift) * signed::<16>(y >> shift);

@@ -33,7 +33,11 @@ fn area_at(cpu: &mut Cpu, op: &Op, write: Write) -> Result<u64, Trap> {
 
 /// How many bytes of an area hold registers: outside of 64-bit code there are eight XMM registers.
 fn used(cpu: &Cpu) -> usize {
-    if cpu.is_64_bit() { area::USED } else { area::XMM + 128 }
+    if cpu.is_64_bit() {
+        area::USED
+    } else {
+        area::XMM + 128
+    }
 }
 
 fn save(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {

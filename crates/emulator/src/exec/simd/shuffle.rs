@@ -135,6 +135,10 @@ fn extend(mnemonic: Mnemonic) -> Option<VectorFunction> {
 
 /// Lanes of `b` where the sign of the same lane of `mask` is set, else those of `a`.
 pub(super) fn blend_by_sign<const BITS: u32>(a: u128, b: u128, mask: u128) -> u128 {
-    let chosen = zip::<BITS>(mask, 0, |it, _| if it >> (BITS - 1) != 0 { u64::MAX } else { 0 });
+    let chosen = zip::<BITS>(
+        mask,
+        0,
+        |it, _| if it >> (BITS - 1) != 0 { u64::MAX } else { 0 },
+    );
     a & !chosen | b & chosen
 }

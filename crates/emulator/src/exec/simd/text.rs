@@ -33,7 +33,11 @@ impl Control {
     }
 
     fn element(self, vector: u128, index: u32) -> i64 {
-        let raw = if self.has_words() { lane::<16>(vector, index) } else { lane::<8>(vector, index) };
+        let raw = if self.has_words() {
+            lane::<16>(vector, index)
+        } else {
+            lane::<8>(vector, index)
+        };
         match (self.0 & 2 != 0, self.has_words()) {
             (false, _) => raw as i64,
             (true, true) => signed::<16>(raw),
@@ -114,8 +118,14 @@ fn compare<const EXPLICIT: bool, const MASK: bool>(cpu: &mut Cpu, op: &Op) -> Re
         (implicit(control, first), implicit(control, second))
     };
     let (first, second) = (
-        Text { vector: first, len: first_len },
-        Text { vector: second, len: second_len },
+        Text {
+            vector: first,
+            len: first_len,
+        },
+        Text {
+            vector: second,
+            len: second_len,
+        },
     );
     let all = (1_u32 << count) - 1;
     let raw = results(control, first, second);
@@ -130,7 +140,7 @@ fn compare<const EXPLICIT: bool, const MASK: bool>(cpu: &mut Cpu, op: &Op) -> Re
         let index = match (bits, control.0 >> 6 & 1) {
             (0, _) => count,
             (bits, 0) => bits.trailing_zeros(),
-            (bits, _) => 31 - bits.leading_zeros(),
+            (bits, _) => bits.ilog2(),
         };
         u64::set(&mut cpu.gpr, reg::RCX, u64::from(index));
     }
@@ -150,5 +160,7 @@ fn mask_of(control: Control, bits: u32) -> u128 {
     let width = 128 / control.count();
     (0..control.count())
         .filter(|index| bits >> index & 1 != 0)
-        .fold(0, |mask, index| mask | ((1_u128 << width) - 1) << (index * width))
+        .fold(0, |mask, index| {
+            mask | ((1_u128 << width) - 1) << (index * width)
+        })
 }
