@@ -34,6 +34,8 @@ enum Task {
     },
     /// Run every test and print which engines and copy-on-write modes ran.
     Test,
+    /// Run the suite that every engine must pass on every engine that can be had, and print the table.
+    Conformance(tasks::conformance::Options),
     /// Run the benchmark table in release mode.
     Bench {
         /// Also write the figures as a flat JSON object of numbers.
@@ -49,6 +51,10 @@ enum Task {
     Lint,
     /// Run the VM tests inside an emulated machine with a hardware-style KVM.
     VmTest(tasks::vm_test::Options),
+    /// Run the sandbox's tests over the MSHV backend, on the test double or on this machine's own hypervisor.
+    MshvTest(tasks::mshv::Options),
+    /// Run the own tests of mshv-ioctls against the test double of /dev/mshv.
+    MshvDoubleCheck,
     /// Run random instructions on the processor and in the emulator, and compare.
     DiffEmulator(tasks::diff_emulator::Options),
     /// Everything that continuous integration runs: lint, test, demo, short bench, vm-test.
@@ -71,10 +77,13 @@ fn run(task: &Task) -> anyhow::Result<()> {
     match task {
         Task::Demo { args } => tasks::demo::run(&workspace, args),
         Task::Test => tasks::test::run(&workspace),
+        Task::Conformance(options) => tasks::conformance::run(&workspace, options),
         Task::Bench { json, args } => tasks::bench::run(&workspace, json.as_deref(), args),
         Task::BuildGuests => tasks::build_guests::run(&workspace),
         Task::Lint => tasks::lint::run(&workspace),
         Task::VmTest(options) => tasks::vm_test::run(&workspace, options),
+        Task::MshvTest(options) => tasks::mshv::run(&workspace, options),
+        Task::MshvDoubleCheck => tasks::mshv::check_double(&workspace),
         Task::DiffEmulator(options) => tasks::diff_emulator::run(&workspace, options),
         Task::Ci => tasks::ci::run(&workspace),
     }

@@ -151,6 +151,7 @@ impl<'a> ValueRef<'a> {
     /// The slot bits of a fixed-size value: signed integers sign-extended, everything else zero-extended.
     /// `None` for strings and bytes.
     #[must_use]
+    #[inline]
     pub const fn scalar_bits(&self) -> Option<u64> {
         Some(match *self {
             Self::Unit => 0,

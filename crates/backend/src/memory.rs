@@ -187,6 +187,7 @@ impl HostMemory {
     }
 
     /// Length in bytes.
+    #[inline]
     pub const fn len_bytes(&self) -> u64 {
         self.len_bytes as u64
     }
@@ -200,6 +201,7 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
+    #[inline]
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.at(offset, into.len() as u64)?;
         // SAFETY: `at` checked that `into.len()` bytes from `from` lie in the mapping; `into` is a separate Rust object.
@@ -233,6 +235,7 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`].
+    #[inline]
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
         let into = self.at(offset, from.len() as u64)?;
         // SAFETY: as in `read`, the other way round. The mapping is writable wherever the guest's memory is.
@@ -255,6 +258,7 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`], also when `offset` is not a multiple of 8.
+    #[inline]
     pub fn read_u64(&self, offset: u64) -> Result<u64, OutOfBounds> {
         let from = self.aligned::<u64>(offset)?;
         // SAFETY: in bounds and aligned; volatile, because a guest may have other ideas about this memory.
@@ -265,6 +269,7 @@ impl HostMemory {
     ///
     /// # Errors
     /// As [`read_u64`](Self::read_u64).
+    #[inline]
     pub fn write_u64(&self, offset: u64, value: u64) -> Result<(), OutOfBounds> {
         let into = self.aligned::<u64>(offset)?;
         // SAFETY: as in `read_u64`.
@@ -378,6 +383,7 @@ impl HostMemory {
     }
 
     /// A pointer to a number of type `T` that is in bounds and aligned.
+    #[inline]
     fn aligned<T>(&self, offset: u64) -> Result<*mut T, OutOfBounds> {
         let len_bytes = size_of::<T>() as u64;
         let address = self.at(offset, len_bytes)?.cast::<T>();
@@ -388,6 +394,7 @@ impl HostMemory {
         }
     }
 
+    #[inline]
     fn at(&self, offset: u64, len_bytes: u64) -> Result<*mut u8, OutOfBounds> {
         let end = offset.checked_add(len_bytes);
         if end.is_none_or(|end| end > self.len_bytes()) {
@@ -409,6 +416,7 @@ impl HostMemory {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
+    #[cold]
     fn out_of_bounds(&self, offset: u64, len_bytes: u64) -> OutOfBounds {
         OutOfBounds {
             offset,

@@ -222,6 +222,12 @@ impl Rig {
         watchdog.guard(|| vm.run())
     }
 
+    /// Runs for a moment: a guest that does not exit meanwhile is interrupted.
+    pub(crate) fn run_briefly(&mut self) -> Result<Exit> {
+        let Self { vm, watchdog, .. } = self;
+        Ok(watchdog.end_soon(|| vm.run())?)
+    }
+
     /// Runs to the next exit, which must be this one.
     pub(crate) fn expect(&mut self, exit: Exit) -> Result {
         let got = self.run()?;

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::{
-    Capabilities, Hypervisor, Irqchip, RingZero, Tracking, Vm, VmConfig, VmError,
-};
+use vellum_backend::{Capabilities, Hypervisor, RingZero, Tracking, Vm, VmConfig, VmError};
 
 use crate::check::Need;
 
@@ -14,10 +12,15 @@ use crate::check::Need;
 /// report prints.
 #[derive(Clone)]
 pub struct Subject {
-    hypervisor: Arc<dyn Hypervisor>,
     name: String,
-    model: Arc<CpuModel>,
+    engine: Result<Engine, String>,
     differences: Vec<Difference>,
+}
+
+#[derive(Clone)]
+struct Engine {
+    hypervisor: Arc<dyn Hypervisor>,
+    model: Arc<CpuModel>,
 }
 
 /// One known difference of an engine.
@@ -34,10 +37,13 @@ pub struct Difference {
 pub enum Quirk {
     /// A check cannot run, by name. A name that ends in `::` stands for all checks of a module.
     NotHere(&'static str),
-    /// An instruction fetch from absent memory is an [`EmulationFailure`](vellum_backend::Exit::EmulationFailure), not a memory fault.
+    /// An instruction fetch from absent memory is an [`EmulationFailure`](vellum_backend::Exit::EmulationFailure), or an undefined
+    /// instruction in the guest, not a memory fault.
     FetchIsEmulated,
     /// A page that the guest only read may be reported as written.
     DirtyMayIncludeReads,
+    /// Ring 3 needs IOPL 3 even where the I/O bitmap of the task-state segment allows a port.
+    BitmapIgnored,
     /// Ring 3 needs the I/O bitmap of the task-state segment even with IOPL 3.
     IoplIgnored,
     /// Ring 3 reads the host's values from its segment registers and from the system flags, instead of its own.
@@ -53,10 +59,21 @@ impl Subject {
         let model = hypervisor.cpu_model(CpuProfile::Best)?;
         Ok(Self {
             name: hypervisor.name().to_owned(),
-            hypervisor,
-            model: Arc::new(model),
+            engine: Ok(Engine {
+                hypervisor,
+                model: Arc::new(model),
+            }),
             differences: Vec::new(),
         })
+    }
+
+    /// An engine that this machine does not have: every check is reported as not run, for this reason.
+    pub fn absent(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            engine: Err(reason.into()),
+            differences: Vec::new(),
+        }
     }
 
     /// The same engine under another name in the report: one hypervisor may be there twice, on two machines.
@@ -78,16 +95,6 @@ impl Subject {
         &self.name
     }
 
-    /// What it can do.
-    pub fn capabilities(&self) -> &Capabilities {
-        self.hypervisor.capabilities()
-    }
-
-    /// What its vCPUs show.
-    pub fn model(&self) -> &CpuModel {
-        &self.model
-    }
-
     /// Its known differences.
     pub fn differences(&self) -> &[Difference] {
         &self.differences
@@ -97,22 +104,34 @@ impl Subject {
         self.differences.iter().any(|known| known.quirk == quirk)
     }
 
-    /// Makes a VM without interrupt controllers.
-    pub(crate) fn create_vm(&self, tracking: Tracking) -> Result<Box<dyn Vm>, VmError> {
-        self.create_vm_with(tracking, Irqchip::None)
+    /// What it can do. Only checks ask, and none runs on an engine that is absent.
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        self.engine().hypervisor.capabilities()
     }
 
-    pub(crate) fn create_vm_with(
-        &self,
-        tracking: Tracking,
-        irqchip: Irqchip,
-    ) -> Result<Box<dyn Vm>, VmError> {
-        let config = VmConfig::new(self.model.clone(), tracking).with_irqchip(irqchip);
-        self.hypervisor.create_vm(&config)
+    /// What its vCPUs show.
+    pub(crate) fn model(&self) -> &CpuModel {
+        &self.engine().model
+    }
+
+    /// Makes a VM without interrupt controllers.
+    pub(crate) fn create_vm(&self, tracking: Tracking) -> Result<Box<dyn Vm>, VmError> {
+        let engine = self.engine();
+        let config = VmConfig::new(engine.model.clone(), tracking);
+        engine.hypervisor.create_vm(&config)
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine
+            .as_ref()
+            .expect("`why_not` is asked before a check runs")
     }
 
     /// Why a check cannot run on this engine, if it cannot.
     pub(crate) fn why_not(&self, check: &str, needs: &[Need]) -> Option<String> {
+        if let Err(reason) = &self.engine {
+            return Some(reason.clone());
+        }
         let known = self.differences.iter().find_map(|known| match known.quirk {
             Quirk::NotHere(name) => {
                 let named = check == name || (name.ends_with("::") && check.starts_with(name));
@@ -147,7 +166,7 @@ impl Subject {
                 "this hypervisor has no ring of first writes",
             ),
             Need::Xsave => (
-                self.model.xcr0 != vellum_backend::state::Xcr0::RESET,
+                self.model().xcr0 != vellum_backend::state::Xcr0::RESET,
                 "the cpu profile of this host offers no XSAVE",
             ),
         };
@@ -159,7 +178,7 @@ impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subject")
             .field("name", &self.name)
-            .field("capabilities", self.capabilities())
+            .field("absent", &self.engine.as_ref().err())
             .field("differences", &self.differences)
             .finish_non_exhaustive()
     }

@@ -16,7 +16,7 @@ macro_rules! table {
         ];
 
         /// Makes a `#[test]` of every check, in modules as in [`checks`](crate::checks). The argument is a function that
-        /// returns the engine to be tested, or `None` where there is none.
+        /// returns the engine to be tested, as a `&'static Subject`.
         #[macro_export]
         macro_rules! conformance_tests {
             ($d subject:path) => {
@@ -98,6 +98,7 @@ table! { $
         a_division_by_zero_in_flat_mode [],
         a_division_by_zero_in_long_mode [],
         a_closed_gate_refuses_ring_three [],
+        a_stack_that_is_not_canonical [],
         a_breakpoint_instruction_of_ring_three [],
         a_breakpoint_instruction_of_ring_zero [NativeRingZero],
         a_software_interrupt_of_ring_three [],
@@ -143,6 +144,7 @@ table! { $
         halts_in_paged_mode [TwoLevelPaging],
         halts_in_long_mode [],
         ring_three_may_not_halt [],
+        ring_three_may_not_halt_in_flat_mode [],
         a_halted_guest_can_be_restored [],
     }
     hostile {

@@ -104,6 +104,10 @@ fn translate(instruction: &Instruction, size: CodeSize, position: usize) -> Op {
         code: instruction.code() as u16,
     };
     if instruction.is_invalid() {
+        // What has no end within 15 bytes is not undefined but too long.
+        if instruction.len() >= MAX_LEN_BYTES {
+            op.run = lacking::too_long;
+        }
         return op;
     }
     fill_operands(&mut op, instruction, size);

@@ -74,3 +74,8 @@ pub(crate) fn unsupported(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 pub(crate) fn undefined(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     Err(cpu.ud())
 }
+
+/// An instruction of more than 15 bytes (Intel SDM volume 2, section 2.3.11).
+pub(crate) fn too_long(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    Err(cpu.gp())
+}

@@ -1,7 +1,7 @@
 //! Between [`Cpu`] and the state groups of the backend.
 
 use vellum_backend::hyperv::validate_for_hyperv;
-use vellum_backend::state::{Gprs, XSAVE_LEN_BYTES, XsaveArea, cr0};
+use vellum_backend::state::{Gprs, XSAVE_LEN_BYTES, Xcr0, XsaveArea, cr0};
 use vellum_backend::{StateGroup, VcpuState, VmError};
 
 use crate::cpu::Cpu;
@@ -25,6 +25,8 @@ pub(crate) mod area {
     pub(crate) const USED: usize = 416;
 }
 
+/// MXCSR after a reset: every exception masked.
+const MXCSR_RESET: u32 = 0x1F80;
 /// MXCSR bits that exist.
 pub(crate) const MXCSR_DEFINED: u32 = 0xFFFF;
 /// Bit 0 and 1 of XSTATE_BV: x87 and SSE.
@@ -161,7 +163,12 @@ impl Cpu {
         }
         let mut raw = [0; 4];
         raw.copy_from_slice(&bytes[area::MXCSR..area::MXCSR + 4]);
-        self.mxcsr = u32::from_le_bytes(raw) & MXCSR_DEFINED;
+        // An area with neither SSE nor AVX says nothing of MXCSR (Intel SDM volume 1, section 13.8.1).
+        self.mxcsr = if components & (Xcr0::SSE | Xcr0::AVX) == 0 {
+            MXCSR_RESET
+        } else {
+            u32::from_le_bytes(raw) & MXCSR_DEFINED
+        };
     }
 
     /// XMM registers from an area.

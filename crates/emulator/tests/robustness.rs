@@ -211,7 +211,12 @@ fn what_is_not_emulated_is_named() {
     // fsin
     let mut guest = user(&[0xD9, 0xFE]);
     assert_eq!(guest.vm.run().expect("ran"), Exit::TripleFault);
-    let names: Vec<_> = guest.vm.unsupported().iter().map(|it| it.name.as_str()).collect();
+    let names: Vec<_> = guest
+        .vm
+        .unsupported()
+        .iter()
+        .map(|it| it.name.as_str())
+        .collect();
     assert_eq!(names, ["fsin"]);
 }
 

@@ -59,7 +59,7 @@ fn run(options: &Options) -> Result<(), Error> {
 }
 
 fn engine(cow: Option<&str>) -> Result<Engine, Error> {
-    let builder = Engine::builder();
+    let builder = Engine::builder().chosen_by_environment();
     match cow {
         Some("guest") => builder.cow_mode(CowMode::GuestSide),
         Some(_) => builder.cow_mode(CowMode::HostSide),

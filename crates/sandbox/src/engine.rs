@@ -96,6 +96,8 @@ enum Choice {
     Kind(EngineKind),
     /// One that the caller opened.
     Open(Arc<dyn Hypervisor>),
+    /// The environment names one that nobody knows.
+    Unknown(String),
 }
 
 impl EngineBuilder {
@@ -120,6 +122,16 @@ impl EngineBuilder {
         self
     }
 
+    /// The hypervisor that the environment variable [`EngineKind::VARIABLE`] names, or the first that works when it is not set. For tests and
+    /// tools; nothing else in this crate looks at the environment.
+    #[must_use]
+    pub fn chosen_by_environment(mut self) -> Self {
+        if let Ok(name) = std::env::var(EngineKind::VARIABLE) {
+            self.choice = EngineKind::from_name(&name).map_or(Choice::Unknown(name), Choice::Kind);
+        }
+        self
+    }
+
     /// A hypervisor that runs guests on the processor, never the emulator: what production wants, where a machine without one is a
     /// mistake to be told about and not to be slow on.
     #[must_use]
@@ -141,10 +153,11 @@ impl EngineBuilder {
     /// [`ErrorKind::NoHypervisor`](crate::ErrorKind::NoHypervisor), which says what was tried, what is missing and what to do.
     pub fn build(self) -> Result<Engine, Error> {
         let hypervisor = match self.choice {
-            Choice::First => kind::open_first(&kind::candidates()),
+            Choice::First => kind::open_first(&EngineKind::ALL),
             Choice::Hardware => kind::open_first(&EngineKind::HARDWARE),
             Choice::Kind(kind) => kind::open_first(&[kind]),
             Choice::Open(hypervisor) => Ok(hypervisor),
+            Choice::Unknown(name) => Err(NoEngine::unknown(name)),
         }
         .map_err(Failure::NoHypervisor)?;
         let capabilities = hypervisor.capabilities();

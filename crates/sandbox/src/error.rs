@@ -168,6 +168,14 @@ pub(crate) enum Failure {
     ScratchExhausted { address: u64 },
     #[error("guest message refused")]
     Message(#[source] MessageError),
+    #[error(
+        "range of {len_bytes} bytes at {offset:#x} ends behind the {reply_len_bytes} bytes of the reply"
+    )]
+    ReplyRange {
+        offset: u64,
+        len_bytes: u64,
+        reply_len_bytes: u64,
+    },
     #[error("guest outbox refused")]
     Outbox(#[source] OutboxError),
     #[error("guest request for guest memory refused")]
@@ -275,7 +283,7 @@ impl Failure {
             Self::Mapping(error) => error.kind(),
             Self::NeedsRestore => ErrorKind::NeedsRestore,
             Self::Suspended { .. } | Self::NotSuspended => ErrorKind::Suspended,
-            Self::GuestMemory(_) => ErrorKind::GuestMemory,
+            Self::GuestMemory(_) | Self::ReplyRange { .. } => ErrorKind::GuestMemory,
             Self::Unusable => ErrorKind::Unusable,
             Self::PoolExhausted { .. } => ErrorKind::PoolExhausted,
         }

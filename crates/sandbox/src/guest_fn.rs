@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::call::CallOptions;
+use crate::call::{CallOptions, ReplyBytes};
 use crate::error::{Error, Failure};
 use crate::image::GuestImage;
 use crate::sandbox::Sandbox;
@@ -22,6 +22,19 @@ pub struct GuestFn<Args, Ret> {
     image: GuestImage,
     index: u32,
     types: PhantomData<fn(Args) -> Ret>,
+}
+
+impl<Args, Ret> GuestFn<Args, Ret> {
+    #[inline]
+    fn check_image(&self, sandbox: &Sandbox) -> Result<(), Failure> {
+        if sandbox.image().is_same(&self.image) {
+            return Ok(());
+        }
+        Err(Failure::Incompatible {
+            what: "function handle",
+            than: "image",
+        })
+    }
 }
 
 impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
@@ -58,16 +71,42 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
         args: Args,
         options: &CallOptions,
     ) -> Result<Ret, Error> {
-        if !sandbox.image().is_same(&self.image) {
-            return Err(Failure::Incompatible {
-                what: "function handle",
-                than: "image",
-            }
-            .into());
-        }
+        self.check_image(sandbox)?;
         let value =
             args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
-        Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
+        Ok(Ret::from_value(value)
+            .ok_or_else(|| Failure::Protocol("a checked value has another type"))?)
+    }
+}
+
+impl<Args: Arguments> GuestFn<Args, Vec<u8>> {
+    /// Calls the function and lets `read` look at the bytes that it returns, where they lie in the guest's memory. What is not looked
+    /// at is not copied.
+    ///
+    /// ```no_run
+    /// # fn example(sandbox: &mut vellum_sandbox::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let render = sandbox.function::<(u32,), Vec<u8>>("render")?;
+    /// let mut file = std::fs::File::create("frame")?;
+    /// render.call_reading(sandbox, (3,), &Default::default(), |frame| frame.write_to(&mut file))??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`call_with`](Self::call_with).
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a call takes its arguments like any function"
+    )]
+    pub fn call_reading<R>(
+        &self,
+        sandbox: &mut Sandbox,
+        args: Args,
+        options: &CallOptions,
+        read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
+    ) -> Result<R, Error> {
+        self.check_image(sandbox)?;
+        Ok(args.with_values(|values| sandbox.invoke_reading(self.index, values, options, read))?)
     }
 }
 

@@ -54,7 +54,7 @@ mod store;
 mod value;
 
 pub use builder::SandboxBuilder;
-pub use call::{CallOptions, CancelToken, OutboxCounts};
+pub use call::{CallOptions, CancelToken, OutboxCounts, ReplyBytes};
 pub use checkpoint::Checkpoint;
 pub use engine::{CowMode, Engine, EngineBuilder, EngineKind};
 pub use error::{Error, ErrorKind};

@@ -9,7 +9,9 @@ use vellum_abi::value::{ValueRef, ValueType};
 use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
-use crate::call::{Buffers, CallOptions, Control, Outbox, OutboxCounts, Phase, Session};
+use crate::call::{
+    Buffers, CallOptions, Control, Outbox, OutboxCounts, Phase, ReplyBytes, Session,
+};
 use crate::capture::capture;
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::engine::Engine;
@@ -154,7 +156,8 @@ impl Sandbox {
             .into());
         }
         let value = self.resume_dynamic(options)?;
-        Ok(Ret::from_value(value).ok_or(Failure::Protocol("a checked value has another type"))?)
+        Ok(Ret::from_value(value)
+            .ok_or_else(|| Failure::Protocol("a checked value has another type"))?)
     }
 
     /// [`resume`](Self::resume) for a call whose type is known at run time only.
@@ -304,15 +307,35 @@ impl Sandbox {
         })
     }
 
+    /// A call that returns bytes, which are read where they lie.
+    pub(crate) fn invoke_reading<R>(
+        &mut self,
+        index: u32,
+        values: &[ValueRef<'_>],
+        options: &CallOptions,
+        read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
+    ) -> Result<R, Failure> {
+        self.check_ready()?;
+        let request = self.buffers.encode_call(index, values)?;
+        let phase = Phase::Calling { function: index };
+        self.enter(phase, options, |session| {
+            session.call_reading(request, values, read)
+        })
+    }
+
     /// Enters the guest for a call, from its beginning or from where it is suspended.
-    fn enter(
+    fn enter<T>(
         &mut self,
         phase: Phase,
         options: &CallOptions,
-        run: impl FnOnce(&mut Session<'_>) -> Result<Value, Failure>,
-    ) -> Result<Value, Failure> {
-        let control = self.control.clone();
-        let guard = options.begin(&control)?;
+        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // Most calls cannot be stopped, and need no share of the switch.
+        let control = (!options.is_empty()).then(|| self.control.clone());
+        let guard = match &control {
+            Some(control) => options.begin(control)?,
+            None => None,
+        };
         self.health = Health::Dirty;
         let result = self.session(phase, run);
         drop(guard);

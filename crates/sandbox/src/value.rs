@@ -49,6 +49,7 @@ impl Value {
         }
     }
 
+    #[inline]
     pub(crate) fn from_ref(value: ValueRef<'_>) -> Self {
         match value {
             ValueRef::Unit => Self::Unit,

@@ -68,7 +68,11 @@ fn nothing_stays_mapped() {
     fs::write(&path, vec![1; 10_000]).expect("written");
     let name = path.display().to_string();
     for cow in [CowMode::HostSide, CowMode::GuestSide] {
-        let engine = match Engine::builder().cow_mode(cow).build() {
+        let engine = match Engine::builder()
+            .chosen_by_environment()
+            .cow_mode(cow)
+            .build()
+        {
             Ok(engine) => engine,
             Err(error) if error.kind() == ErrorKind::NoHypervisor => {
                 // Written directly, because the harness hides what a passing test prints.

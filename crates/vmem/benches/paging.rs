@@ -1,12 +1,7 @@
-//! Micro-benchmarks of page-table operations over ordinary memory.
-//!
-//! `cargo bench -p vellum-vmem` prints, for each operation, the best and the median time of several
-//! rounds, for the whole and for each page. Figures in `docs/` come from `cargo xtask bench`; this
-//! program is for work on the crate itself.
+//! Page-table operations over ordinary memory, a gibibyte of address space each: `cargo bench -p vellum-vmem`.
 
-use std::hint::black_box;
-use std::time::Instant;
-
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
 use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize};
 use vellum_vmem::{
     AttrChange, Attrs, Budget, Format, FrameRange, Mapper, SliceStore, Walker, translate,
@@ -17,16 +12,29 @@ const TABLE_FRAMES: usize = 600;
 const RANGE_BYTES: u64 = 1 << 30;
 const PAGES: u64 = RANGE_BYTES / PAGE_SIZE;
 const START: Gva = Gva::literal(0x40_0000_0000);
-const ROUNDS: usize = 21;
+const LOOKUPS: u64 = 100_000;
 const DATA: Attrs = Attrs::WRITE.union(Attrs::USER).union(Attrs::NO_EXECUTE);
 const BUDGET: Budget = Budget {
     tables: 1_000,
     leaves: PAGES,
 };
 
-type Bencher<'a> = Mapper<SliceStore<'a>, FrameRange>;
+fn main() {
+    divan::main();
+}
 
-fn mapper(memory: &mut [u64], max_leaf: PageSize) -> Bencher<'_> {
+fn memory() -> Vec<u64> {
+    vec![0; TABLE_FRAMES * 512]
+}
+
+/// Memory with a gibibyte of 4 KiB leaves in it.
+fn mapped() -> Vec<u64> {
+    let mut words = memory();
+    map(&mut words, PageSize::Size4KiB);
+    words
+}
+
+fn mapper(memory: &mut [u64], max_leaf: PageSize) -> Mapper<SliceStore<'_>, FrameRange> {
     let first = ROOT.checked_add(PAGE_SIZE).expect("room above the root");
     let frames = GpaRange::new(first, (TABLE_FRAMES as u64 - 1) * PAGE_SIZE).expect("whole frames");
     let store = SliceStore::new(ROOT, memory);
@@ -39,114 +47,17 @@ fn range() -> GvaRange {
     GvaRange::new(START, RANGE_BYTES).expect("valid range")
 }
 
-fn map(mapper: &mut Bencher<'_>) {
-    mapper
+fn map(memory: &mut [u64], max_leaf: PageSize) {
+    mapper(memory, max_leaf)
         .map(range(), Gpa::literal(0), DATA)
         .expect("nothing is mapped yet")
         .ignore("no processor uses these tables");
 }
 
-/// Runs `operation` on state that `prepare` makes outside the timed part, and prints the times.
-fn report<T>(
-    name: &str,
-    units: u64,
-    mut prepare: impl FnMut() -> T,
-    mut operation: impl FnMut(&mut T),
-) {
-    let mut times_ns = Vec::new();
-    for _ in 0..ROUNDS {
-        let mut state = prepare();
-        let start = Instant::now();
-        operation(black_box(&mut state));
-        times_ns.push(start.elapsed().as_nanos());
-    }
-    times_ns.sort_unstable();
-    let (best, median) = (times_ns[0], times_ns[ROUNDS / 2]);
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let each = median as f64 / units as f64;
-    println!("{name:<34} best {best:>10} ns   median {median:>10} ns   {each:>8.2} ns each");
-}
-
-fn bench_fresh(memory: &mut [u64]) {
-    for (name, size) in [
-        ("map 1 GiB, 4 KiB leaves, fresh", PageSize::Size4KiB),
-        ("map 1 GiB, 2 MiB leaves, fresh", PageSize::Size2MiB),
-    ] {
-        let units = RANGE_BYTES / size.bytes();
-        // The borrow of `memory` cannot leave the closure: the mapper is made in the timed part,
-        // which costs nothing, after the untimed part has cleared the memory.
-        let cell = std::cell::RefCell::new(&mut *memory);
-        report(
-            name,
-            units,
-            || cell.borrow_mut().fill(0),
-            |()| map(&mut mapper(&mut cell.borrow_mut(), size)),
-        );
-    }
-    let cell = std::cell::RefCell::new(&mut *memory);
-    report(
-        "floor: fill of as many bytes",
-        PAGES,
-        || cell.borrow_mut().fill(0),
-        |()| {
-            let words = usize::try_from(PAGES).expect("fits");
-            cell.borrow_mut()[..words].fill(black_box(7));
-        },
-    );
-}
-
-fn bench_edits(memory: &mut [u64]) {
-    memory.fill(0);
-    let mut mapper = mapper(memory, PageSize::Size4KiB);
-    map(&mut mapper);
-    let cell = std::cell::RefCell::new(mapper);
-    report(
-        "unmap 1 GiB, 4 KiB leaves",
-        PAGES,
-        || (),
-        |()| {
-            let duty = cell.borrow_mut().unmap(range()).expect("all is mapped");
-            duty.ignore("no processor uses these tables");
-            map(&mut cell.borrow_mut());
-        },
-    );
-    let toggle = std::cell::Cell::new(false);
-    report(
-        "protect 1 GiB, 4 KiB leaves",
-        PAGES,
-        || toggle.set(!toggle.get()),
-        |()| {
-            let change = if toggle.get() {
-                AttrChange::clear(Attrs::WRITE).and_set(Attrs::COW)
-            } else {
-                AttrChange::clear(Attrs::COW).and_set(Attrs::WRITE)
-            };
-            let duty = cell.borrow_mut().protect(range(), change);
-            duty.expect("all is mapped")
-                .ignore("no processor uses these tables");
-        },
-    );
-    let scattered = scattered_pages();
-    report(
-        "remap_leaf, scattered",
-        scattered.len() as u64,
-        || (),
-        |()| {
-            for &gva in &scattered {
-                let duty = cell
-                    .borrow_mut()
-                    .remap_leaf(gva, Gpa::literal(0x1000), DATA);
-                duty.expect("mapped")
-                    .ignore("no processor uses these tables");
-            }
-        },
-    );
-}
-
 /// Page addresses in an order that no prefetcher guesses; a fixed one, so that runs compare.
-fn scattered_pages() -> Vec<Gva> {
-    let mut state = 1u64;
-    (0..100_000)
+fn scattered() -> Vec<Gva> {
+    let mut state = 1_u64;
+    (0..LOOKUPS)
         .map(|_| {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -157,39 +68,69 @@ fn scattered_pages() -> Vec<Gva> {
         .collect()
 }
 
-fn bench_reads(memory: &mut [u64]) {
-    memory.fill(0);
-    map(&mut mapper(memory, PageSize::Size4KiB));
-    let store = SliceStore::new(ROOT, memory);
-    report(
-        "walk 1 GiB of 4 KiB leaves",
-        PAGES,
-        || (),
-        |()| {
-            let walker = Walker::new(&store, ROOT, Format::FOUR_LEVEL, BUDGET).expect("root");
-            let sum = walker
-                .leaves()
-                .map(|leaf| leaf.expect("within the budget").leaf.frame.as_u64())
-                .fold(0, u64::wrapping_add);
-            black_box(sum);
-        },
-    );
-    let scattered = scattered_pages();
-    report(
-        "translate, scattered",
-        scattered.len() as u64,
-        || (),
-        |()| {
-            for &gva in &scattered {
-                black_box(translate(&store, ROOT, gva, Format::FOUR_LEVEL)).expect("mapped");
-            }
-        },
-    );
+#[divan::bench(args = [PageSize::Size4KiB, PageSize::Size2MiB])]
+fn map_fresh(bencher: Bencher, max_leaf: PageSize) {
+    bencher
+        .counter(ItemsCount::new(PAGES))
+        .with_inputs(memory)
+        .bench_local_refs(|words| map(words, max_leaf));
 }
 
-fn main() {
-    let mut memory = vec![0u64; TABLE_FRAMES * 512];
-    bench_fresh(&mut memory);
-    bench_edits(&mut memory);
-    bench_reads(&mut memory);
+/// The floor of mapping: as many words, plainly.
+#[divan::bench]
+fn fill_as_many_words(bencher: Bencher) {
+    let mut words = vec![0_u64; usize::try_from(PAGES).expect("few")];
+    bencher
+        .counter(ItemsCount::new(PAGES))
+        .bench_local(|| black_box(&mut words).fill(black_box(7)));
+}
+
+#[divan::bench]
+fn unmap(bencher: Bencher) {
+    bencher
+        .counter(ItemsCount::new(PAGES))
+        .with_inputs(mapped)
+        .bench_local_refs(|words| {
+            let duty = mapper(words, PageSize::Size4KiB).unmap(range());
+            duty.expect("all is mapped")
+                .ignore("no processor uses these tables");
+        });
+}
+
+#[divan::bench]
+fn protect(bencher: Bencher) {
+    let change = AttrChange::clear(Attrs::WRITE).and_set(Attrs::COW);
+    bencher
+        .counter(ItemsCount::new(PAGES))
+        .with_inputs(mapped)
+        .bench_local_refs(|words| {
+            let duty = mapper(words, PageSize::Size4KiB).protect(range(), change);
+            duty.expect("all is mapped")
+                .ignore("no processor uses these tables");
+        });
+}
+
+#[divan::bench]
+fn walk(bencher: Bencher) {
+    let mut words = mapped();
+    let store = SliceStore::new(ROOT, &mut words);
+    bencher.counter(ItemsCount::new(PAGES)).bench_local(|| {
+        let walker = Walker::new(&store, ROOT, Format::FOUR_LEVEL, BUDGET).expect("root");
+        walker
+            .leaves()
+            .map(|leaf| leaf.expect("within the budget").leaf.frame.as_u64())
+            .fold(0, u64::wrapping_add)
+    });
+}
+
+#[divan::bench]
+fn look_up_scattered(bencher: Bencher) {
+    let mut words = mapped();
+    let store = SliceStore::new(ROOT, &mut words);
+    let scattered = scattered();
+    bencher.counter(ItemsCount::new(LOOKUPS)).bench_local(|| {
+        for &gva in &scattered {
+            black_box(translate(&store, ROOT, gva, Format::FOUR_LEVEL)).expect("mapped");
+        }
+    });
 }

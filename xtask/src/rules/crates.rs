@@ -14,7 +14,7 @@ const NAME_RULE: &str = "crate-name";
 const LINTS_RULE: &str = "workspace-lints";
 
 /// Which crates of the workspace each crate may depend on. Development dependencies are free.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("vellum-layout", &[]),
     ("vellum-abi", &["vellum-layout"]),
     ("vellum-vmem", &["vellum-layout"]),
@@ -56,12 +56,13 @@ const DIRECTION: [(&str, &[&str]); 12] = [
         ],
     ),
     ("vellum-guest-macros", &["vellum-abi"]),
+    ("vellum-mshv-double", &[]),
     ("vellum-test-guests", &[]),
     ("xtask", &[]),
 ];
 
 /// The crates that may know a hypervisor's interface.
-const HYPERVISOR_CRATES: [&str; 2] = ["vellum-backend", "vellum-emulator"];
+const HYPERVISOR_CRATES: [&str; 3] = ["vellum-backend", "vellum-emulator", "vellum-mshv-double"];
 const HYPERVISOR_PREFIXES: [&str; 2] = ["kvm-", "mshv-"];
 
 /// The crates that guests build too, which know nothing of the host's operating system either.

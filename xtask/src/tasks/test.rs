@@ -8,6 +8,7 @@ use crate::engine_report::{EngineReport, REPORT_VARIABLE, printed_report};
 use crate::host::{GCC, Kvm};
 use crate::process::{self, heading, progress};
 use crate::rules;
+use crate::tasks::mshv;
 use crate::workspace::Workspace;
 
 /// Crates that guests use too, so they must build without their default features. That they link into a guest shows when
@@ -24,15 +25,17 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     heading("crates that build alone");
     let standalone = build_standalone(workspace);
     heading("tests");
-    let outcome = run_tests(workspace)?;
+    let outcome = run_tests(workspace, kvm_problem.as_deref())?;
 
     heading("summary");
     print!("{}", outcome.engines.table(kvm_problem.as_deref()));
     println!("{}", outcome.totals);
+    let error = outcome.error();
     let parts = [
         ("house rules", rules.err()),
         ("crates alone", standalone.err()),
-        ("tests", outcome.error()),
+        ("tests", error),
+        ("tests over mshv", outcome.over_mshv.err()),
     ];
     let mut failed = Vec::new();
     for (name, error) in parts {
@@ -62,6 +65,7 @@ fn build_standalone(workspace: &Workspace) -> Result<()> {
 /// What `cargo test` did.
 struct Outcome {
     passed: bool,
+    over_mshv: Result<()>,
     totals: Totals,
     engines: EngineReport,
 }
@@ -78,7 +82,7 @@ impl Outcome {
     }
 }
 
-fn run_tests(workspace: &Workspace) -> Result<Outcome> {
+fn run_tests(workspace: &Workspace, kvm_problem: Option<&str>) -> Result<Outcome> {
     let report_file = workspace.target_dir().join("vellum-test-report.txt");
     fs::create_dir_all(workspace.target_dir()).context("could not create the target directory")?;
     fs::write(&report_file, "")
@@ -94,10 +98,19 @@ fn run_tests(workspace: &Workspace) -> Result<Outcome> {
         totals.add_line(line);
         printed.extend(printed_report(line).map(str::to_owned));
     })?;
+    let over_mshv = match kvm_problem {
+        // The double has nothing to run guests on; the table says so.
+        Some(_) => Ok(()),
+        None => mshv::run_on_double(workspace, Some(&report_file)).and_then(|over_mshv| {
+            println!("over mshv, on the double: {over_mshv}");
+            over_mshv.verdict()
+        }),
+    };
     let file =
         fs::read_to_string(&report_file).context("could not read the report of the VM tests")?;
     Ok(Outcome {
         passed,
+        over_mshv,
         totals,
         engines: EngineReport::new(&file, &printed),
     })
@@ -115,16 +128,27 @@ fn print_environment(kvm_problem: Option<&str>) {
 
 /// Sums of the result lines that the test harness prints, and the names of failed tests.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Totals {
-    binaries: u64,
-    passed: u64,
+pub(crate) struct Totals {
+    pub(crate) binaries: u64,
+    pub(crate) passed: u64,
     failed: u64,
     ignored: u64,
-    failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Totals {
-    fn add_line(&mut self, line: &str) {
+    /// An error unless there were tests and all of them passed.
+    pub(crate) fn verdict(&self) -> Result<()> {
+        if self.passed == 0 {
+            bail!("no test passed");
+        }
+        if self.failed > 0 || !self.failures.is_empty() {
+            bail!("failed: {}", self.failures.join(", "));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_line(&mut self, line: &str) {
         if let Some(name) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))

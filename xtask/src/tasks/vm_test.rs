@@ -19,7 +19,7 @@ mod verdict;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// Only tests whose name contains the text, and neither demo nor benchmark.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Only the tests of this package, and neither demo nor benchmark; may be given more than once.
+    #[arg(long, value_name = "NAME", conflicts_with = "bench")]
+    package: Vec<String>,
     /// Not the tests, but the benchmark, on a machine that counts instructions: prints how many each operation takes.
     #[arg(long, conflicts_with_all = ["only", "filter"])]
     bench: bool,
@@ -73,6 +76,7 @@ impl Default for Options {
         Self {
             only: Vec::new(),
             filter: None,
+            package: Vec::new(),
             bench: false,
             check: false,
             bless: false,
@@ -122,11 +126,35 @@ fn obtain(workspace: &Workspace) -> Result<Platform> {
     packages::obtain(&workspace.target_dir().join("vm-test")).context("vm-test cannot run here")
 }
 
+/// Runs the suite that every engine must pass on the machine that is most like hardware, and returns a line for each of its checks.
+pub(crate) fn checks(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+    let platform = obtain(workspace)?;
+    let options = Options {
+        only: vec![Boot::Nested],
+        package: vec![package.to_owned()],
+        ..Options::default()
+    };
+    let outcomes = boot_all(workspace, &platform, &options)?;
+    Ok(outcomes
+        .into_iter()
+        .flat_map(|outcome| outcome.transcript.checks)
+        .collect())
+}
+
 fn run_on(workspace: &Workspace, platform: &Platform, options: &Options) -> Result<()> {
-    let programs = programs::build(workspace)?;
+    let outcomes = boot_all(workspace, platform, options)?;
+    summary(&outcomes, &logs(workspace))
+}
+
+fn logs(workspace: &Workspace) -> PathBuf {
+    workspace.target_dir().join("vm-test/logs")
+}
+
+fn boot_all(workspace: &Workspace, platform: &Platform, options: &Options) -> Result<Vec<Outcome>> {
+    let programs = programs::build(workspace, &options.package)?;
     let contents = Contents::collect(platform, &programs)?;
     let directory = workspace.target_dir().join("vm-test");
-    let logs = directory.join("logs");
+    let logs = logs(workspace);
     fs::create_dir_all(&logs).with_context(|| format!("could not create {}", logs.display()))?;
     let mut outcomes = Vec::new();
     for boot in Boot::ALL {
@@ -154,7 +182,7 @@ fn run_on(workspace: &Workspace, platform: &Platform, options: &Options) -> Resu
         }
         outcomes.push(outcome);
     }
-    summary(&outcomes, &logs)
+    Ok(outcomes)
 }
 
 /// Boots a machine, shows what it says, and keeps all of it in a log.

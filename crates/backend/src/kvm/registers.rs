@@ -1,12 +1,14 @@
 //! Between Vellum's register sets and KVM's structures.
 
+use std::ops::Range;
+
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_SHADOW, kvm_debugregs, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events,
 };
 
 use crate::state::{
-    DebugRegs, DescriptorTable, Gprs, PendingEvents, Segment, SegmentType, SpecialRegs,
+    DebugRegs, DescriptorTable, Gprs, PendingEvents, Segment, SegmentType, SpecialRegs, Xcr0,
 };
 
 pub(super) fn gprs_to_kvm(r: &Gprs) -> kvm_regs {
@@ -202,6 +204,36 @@ pub(super) fn events_from_kvm(e: &kvm_vcpu_events) -> PendingEvents {
         nmi_pending: e.nmi.pending != 0,
         nmi_masked: e.nmi.masked != 0,
     }
+}
+
+/// Marks x87 and SSE state as present in a save area, and writes out what absence stands for.
+///
+/// A kernel that is given an area without them leaves MXCSR as it was, and a processor without `XSAVES` then loads it from there: the
+/// register would keep the value of whoever ran before (Intel SDM volume 1, section 13.8.1: the standard form of `XRSTOR` loads
+/// MXCSR from memory, whatever XSTATE_BV says).
+pub(super) fn write_out_legacy_state(area: &mut [u32]) {
+    /// Words of an area in the format of `FXSAVE`, and the first word of XSTATE_BV (sections 10.5.1 and 13.4.2).
+    const CONTROL: Range<usize> = 0..6;
+    const MXCSR: usize = 6;
+    const X87_REGISTERS: Range<usize> = 8..40;
+    const XMM: Range<usize> = 40..104;
+    const XSTATE_BV: usize = 128;
+    const FCW_RESET: u32 = 0x037F;
+    const MXCSR_RESET: u32 = 0x1F80;
+    let present = u64::from(area[XSTATE_BV]);
+    if present & Xcr0::X87 == 0 {
+        area[CONTROL].fill(0);
+        area[0] = FCW_RESET;
+        area[X87_REGISTERS].fill(0);
+    }
+    if present & Xcr0::SSE == 0 {
+        area[XMM].fill(0);
+        // MXCSR belongs to AVX as well.
+        if present & Xcr0::AVX == 0 {
+            area[MXCSR] = MXCSR_RESET;
+        }
+    }
+    area[XSTATE_BV] |= 3;
 }
 
 #[cfg(test)]

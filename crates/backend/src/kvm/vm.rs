@@ -239,6 +239,7 @@ impl KvmVm {
         for (word, source) in area.region.iter_mut().zip(xsave.as_bytes().chunks_exact(4)) {
             *word = u32::from_ne_bytes([source[0], source[1], source[2], source[3]]);
         }
+        registers::write_out_legacy_state(&mut area.region);
         // SAFETY: the kernel reads 4096 bytes, the size of `region`, as long as no component beyond them was requested for
         // this process with `arch_prctl`, which nothing here does.
         unsafe { self.vcpu.set_xsave(&area) }

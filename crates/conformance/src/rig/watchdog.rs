@@ -12,6 +12,10 @@ use crate::failure::{Failure, Result};
 /// No guest of the suite runs longer than some milliseconds; emulators of whole machines are a thousand times slower.
 const PATIENCE: Duration = Duration::from_secs(20);
 const GLANCE: Duration = Duration::from_millis(500);
+/// Enough for a guest that exits at all.
+const MOMENT: Duration = Duration::from_millis(50);
+
+type Exited = std::result::Result<Exit, VmError>;
 
 /// A thread that looks at one vCPU now and then.
 pub(super) struct Watchdog {
@@ -49,12 +53,25 @@ impl Watchdog {
 
     /// Runs the vCPU.
     #[track_caller]
-    pub(super) fn guard(
-        &self,
-        run: impl FnOnce() -> std::result::Result<Exit, VmError>,
-    ) -> Result<Exit> {
+    pub(super) fn guard(&self, run: impl FnOnce() -> Exited) -> Result<Exit> {
+        let (exit, has_fired) = self.watch(PATIENCE, run);
+        match exit {
+            Ok(Exit::Interrupted) if has_fired => Err(Failure::new("the guest did not exit")),
+            Ok(exit) => Ok(exit),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs the vCPU, and interrupts it after a moment.
+    pub(super) fn end_soon(&self, run: impl FnOnce() -> Exited) -> Exited {
+        self.watch(MOMENT, run).0
+    }
+
+    /// Runs the vCPU; says whether it had to be interrupted.
+    fn watch(&self, patience: Duration, run: impl FnOnce() -> Exited) -> (Exited, bool) {
         self.shared.interrupter.enter();
-        self.shared.lock().deadline = Some(Instant::now() + PATIENCE);
+        self.shared.lock().deadline = Some(Instant::now() + patience);
+        self.shared.changed.notify_all();
         let exit = run();
         let has_fired = {
             let mut watch = self.shared.lock();
@@ -62,11 +79,7 @@ impl Watchdog {
             std::mem::take(&mut watch.has_fired)
         };
         self.shared.interrupter.leave();
-        match exit {
-            Ok(Exit::Interrupted) if has_fired => Err(Failure::new("the guest did not exit")),
-            Ok(exit) => Ok(exit),
-            Err(error) => Err(error.into()),
-        }
+        (exit, has_fired)
     }
 }
 
@@ -79,9 +92,13 @@ impl Shared {
                 // The vCPU's thread takes the lock before it leaves its run, so it is alive.
                 self.interrupter.interrupt();
             }
+            let pause = watch.deadline.map_or(GLANCE, |at| {
+                at.saturating_duration_since(Instant::now())
+                    .clamp(MOMENT, GLANCE)
+            });
             watch = self
                 .changed
-                .wait_timeout(watch, GLANCE)
+                .wait_timeout(watch, pause)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }

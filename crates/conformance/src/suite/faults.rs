@@ -5,7 +5,7 @@ use vellum_backend::{Access, Exit, Protection};
 use super::in_modes;
 use crate::failure::{Result, ensure, ensure_eq};
 use crate::guest::{Guest, guest};
-use crate::rig::{ABSENT, DATA, EXTRA, Mode, OPEN, PAGE, PT, Rig, range};
+use crate::rig::{ABSENT, DATA, EXTRA, Mode, OPEN, PAGE, PT, Rig, range, vector_of};
 use crate::subject::{Quirk, Subject};
 
 guest!(
@@ -142,7 +142,8 @@ fn absent_fetch(subject: &Subject, mode: Mode, guest: &Guest) -> Result {
             mapped: false,
         } => true,
         Exit::EmulationFailure => subject.has(Quirk::FetchIsEmulated),
-        _ => false,
+        // Told to ring 3 itself, as an undefined instruction.
+        exit => subject.has(Quirk::FetchIsEmulated) && vector_of(exit) == Some(6),
     };
     ensure!(is_right, "{exit:?}");
     rig.expect_usable()

@@ -46,18 +46,21 @@ in_modes!(halts:
 );
 
 /// `hlt` is privileged (Intel SDM volume 2, `HLT`).
-pub(crate) fn ring_three_may_not_halt(subject: &Subject) -> Result {
-    for (mode, guest) in [(Mode::User, HALTS64), (Mode::FlatUser, HALTS32)] {
-        let mut rig = Rig::new(subject, mode, &guest)?;
-        let exception = rig.exception()?;
-        ensure_eq!(
-            (exception.vector, exception.error_code, exception.rip),
-            (13, Some(0), CODE),
-            "{mode:?}"
-        );
-    }
+fn refused(subject: &Subject, mode: Mode, guest: &Guest) -> Result {
+    let mut rig = Rig::new(subject, mode, guest)?;
+    let exception = rig.exception()?;
+    ensure_eq!(
+        (exception.vector, exception.error_code, exception.rip),
+        (13, Some(0), CODE),
+        "{mode:?}"
+    );
     Ok(())
 }
+
+in_modes!(refused:
+    ring_three_may_not_halt = User HALTS64,
+    ring_three_may_not_halt_in_flat_mode = FlatUser HALTS32,
+);
 
 /// A halted vCPU takes another state like any other.
 pub(crate) fn a_halted_guest_can_be_restored(subject: &Subject) -> Result {

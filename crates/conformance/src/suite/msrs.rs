@@ -23,6 +23,9 @@ guest!(SWAP, 64, "swapgs", "mov eax, gs:[0]", "out 0xe0, eax");
 fn sample(index: u32) -> u64 {
     match index {
         msr::IA32_SYSENTER_CS => 0x1238,
+        // AMD processors keep 32 bits of these, because they know the instruction in legacy mode only (AMD APM volume 2, section
+        // 6.1.2).
+        msr::IA32_SYSENTER_ESP | msr::IA32_SYSENTER_EIP => 0x7654_3000 + u64::from(index & 0xFF),
         msr::IA32_FMASK => 0x0004_7700,
         msr::IA32_STAR => 0x0023_0008_1122_3344,
         _ => 0x0000_7654_3210_1000 + u64::from(index & 0xFF),

@@ -288,7 +288,8 @@ pub(crate) fn ring_three_needs_the_bitmap_or_iopl(subject: &Subject) -> Result {
             state.general.rflags |= iopl << 12;
         })?;
         let exit = rig.run()?;
-        let is_allowed = bitmap == 0 || (iopl == 3 && !subject.has(Quirk::IoplIgnored));
+        let is_allowed = (bitmap == 0 && !subject.has(Quirk::BitmapIgnored))
+            || (iopl == 3 && !subject.has(Quirk::IoplIgnored));
         if is_allowed {
             ensure!(
                 matches!(

@@ -6,10 +6,12 @@ mod deadline;
 mod fake_interrupter;
 mod options;
 mod outbox;
+mod reading;
 mod session;
 
 pub(crate) use control::Control;
 pub use options::{CallOptions, CancelToken};
 pub(crate) use outbox::Outbox;
 pub use outbox::OutboxCounts;
+pub use reading::ReplyBytes;
 pub(crate) use session::{Buffers, Phase, Session};

@@ -44,7 +44,7 @@ impl CallOptions {
     }
 
     /// Whether the call can be stopped at all.
-    const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.timeout.is_none() && self.token.is_none()
     }
 }

@@ -7,7 +7,7 @@ use vellum_abi::fill::FillRequest;
 use vellum_abi::log::{HEADER_LEN_BYTES, PanicRecord};
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter,
-    Outcome, Place, WriteError, write_error,
+    Outcome, Place, Slot, WriteError, write_error,
 };
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
@@ -27,6 +27,11 @@ use crate::logging::LogSink;
 use crate::snapshot::Suspended;
 use crate::value::Value;
 
+/// Length of the copy that holds most messages whole: a header and the slots of six values.
+const SMALL_MESSAGE_LEN_BYTES: usize = MessageHeader::LEN_BYTES + 6 * Slot::LEN_BYTES;
+/// Length of a reply with a value of fixed size.
+const SCALAR_REPLY_LEN_BYTES: usize = MessageHeader::LEN_BYTES + Slot::LEN_BYTES;
+
 /// Where the guest stopped to wait for the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -42,7 +47,7 @@ pub(crate) struct Buffers {
     /// A message to the guest.
     input: Vec<u8>,
     /// A copy of what the guest wrote.
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
 }
 
 impl Buffers {
@@ -58,7 +63,7 @@ impl Buffers {
 /// A call that lies encoded in [`Buffers`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
-    function: u32,
+    pub(super) function: u32,
     len_bytes: usize,
 }
 
@@ -121,12 +126,21 @@ impl Session<'_> {
         values: &[ValueRef<'_>],
         returns: ValueType,
     ) -> Result<Value, Failure> {
-        self.instance
-            .write_input(&self.buffers.input[..request.len_bytes])?;
-        match self.run(Offered::Arguments(values))? {
+        match self.send(request, values)? {
             Stop::Reply => self.reply(request.function, returns),
             Stop::Ready => Err(Failure::Protocol("the guest idles without a reply")),
         }
+    }
+
+    /// Sends a request and runs the guest until it waits.
+    pub(super) fn send(
+        &mut self,
+        request: Request,
+        values: &[ValueRef<'_>],
+    ) -> Result<Stop, Failure> {
+        self.instance
+            .write_input(&self.buffers.input[..request.len_bytes])?;
+        self.run(Offered::Arguments(values))
     }
 
     /// Runs a guest that has just booted until it is ready.
@@ -217,34 +231,36 @@ impl Session<'_> {
     }
 
     /// Copies the message in the output buffer, once. What is looked at afterwards cannot change any more.
-    fn take_message(&mut self) -> Result<(), Failure> {
+    pub(super) fn take_message(&mut self) -> Result<(), Failure> {
         let limits = Limits::for_buffer(self.buffers.output.len());
-        let header = &mut self.buffers.output[..MessageHeader::LEN_BYTES];
-        self.instance.read_output(header)?;
-        let len_bytes = Message::len_of(header, limits).map_err(Failure::Message)?;
+        let first = &mut self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
+        self.instance.read_output(first)?;
+        let len_bytes = Message::len_of(first, limits).map_err(Failure::Message)?;
+        if len_bytes <= SMALL_MESSAGE_LEN_BYTES {
+            return Ok(());
+        }
+        // Copied anew from its start: what the first copy says beyond the length is not used.
         let message = &mut self.buffers.output[..len_bytes];
         Ok(self.instance.read_output(message)?)
     }
 
     fn reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
-        self.take_message()?;
-        let message = parse(&self.buffers.output)?;
-        if message.kind() != MessageKind::Reply || message.function() != function {
-            return Err(Failure::Protocol("the guest replied to another call"));
-        }
-        match message.outcome().map_err(Failure::Message)? {
-            Outcome::Failed { code, text } => Err(Failure::Guest {
-                code,
-                text: text.to_owned(),
-            }),
-            Outcome::Value(argument) if argument.value_type() == returns => {
-                own(self.instance, argument)
+        if !returns.is_variable() {
+            let mut bytes = [0; SCALAR_REPLY_LEN_BYTES];
+            self.instance.read_output(&mut bytes)?;
+            if let Some(value) = scalar_reply(&bytes, function, returns) {
+                return Ok(value);
             }
-            Outcome::Value(argument) => Err(Failure::ReplyType {
-                expected: returns,
-                actual: argument.value_type(),
-            }),
         }
+        self.other_reply(function, returns)
+    }
+
+    /// A reply with text, bytes or an error, or one that is none.
+    #[inline(never)]
+    fn other_reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
+        self.take_message()?;
+        let argument = outcome(&self.buffers.output, function, returns)?;
+        own(self.instance, argument)
     }
 
     /// Calls the host function that the guest asks for, and writes the answer.
@@ -453,6 +469,56 @@ fn end_of(exit: Exit) -> Failure {
         Exit::Unhandled { reason } => Failure::Crashed(format!("unexpected exit {reason}")),
         other => Failure::Crashed(format!("unexpected exit {other:?}")),
     }
+}
+
+/// What a reply to call `function` says.
+pub(super) fn outcome(
+    bytes: &[u8],
+    function: u32,
+    returns: ValueType,
+) -> Result<Argument<'_>, Failure> {
+    let message = parse(bytes)?;
+    if message.kind() != MessageKind::Reply || message.function() != function {
+        return Err(Failure::Protocol("the guest replied to another call"));
+    }
+    match message.outcome().map_err(Failure::Message)? {
+        Outcome::Failed { code, text } => Err(Failure::Guest {
+            code,
+            text: text.to_owned(),
+        }),
+        Outcome::Value(argument) if argument.value_type() == returns => Ok(argument),
+        Outcome::Value(argument) => Err(Failure::ReplyType {
+            expected: returns,
+            actual: argument.value_type(),
+        }),
+    }
+}
+
+/// The value of a reply to call `function`, if it is one of this type, of fixed size, and nothing about the message is unusual. Any
+/// other reply is read by the parser of all messages.
+fn scalar_reply(
+    bytes: &[u8; SCALAR_REPLY_LEN_BYTES],
+    function: u32,
+    returns: ValueType,
+) -> Option<Value> {
+    let (header, rest) = MessageHeader::read_from_prefix(bytes).ok()?;
+    let expected = MessageHeader {
+        kind: MessageKind::Reply as u32,
+        function,
+        status: 0,
+        slot_count: 1,
+        // A small constant.
+        total_len_bytes: SCALAR_REPLY_LEN_BYTES as u32,
+        reserved: [0; 3],
+    };
+    let slot = Slot::read_from_bytes(rest).ok()?;
+    let is_plain = slot.ty == returns.code()
+        && (slot.flags, slot.reserved, slot.len_bytes) == (0, 0, 0)
+        && header == expected;
+    if !is_plain {
+        return None;
+    }
+    ValueRef::from_scalar_bits(returns, slot.bits).map(Value::from_ref)
 }
 
 fn parse(bytes: &[u8]) -> Result<Message<'_>, Failure> {

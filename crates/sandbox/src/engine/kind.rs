@@ -18,11 +18,14 @@ pub enum EngineKind {
     Kvm,
     /// Microsoft's hypervisor under Linux, `/dev/mshv`. It has been run against a test double only, not on a machine of its kind.
     Mshv,
-    /// An interpreter in this process, which needs nothing of the machine and is some hundred times slower than its processor.
+    /// An interpreter in this process, which needs nothing of the machine and is far slower than its processor.
     Emulator,
 }
 
 impl EngineKind {
+    /// The environment variable that [`EngineBuilder::chosen_by_environment`](crate::EngineBuilder::chosen_by_environment) asks.
+    pub const VARIABLE: &str = "VELLUM_ENGINE";
+
     /// Every kind, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Kvm, Self::Mshv, Self::Emulator];
 
@@ -36,6 +39,11 @@ impl EngineKind {
             Self::Mshv => "mshv",
             Self::Emulator => "emulator",
         }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     fn open(self) -> Result<Arc<dyn Hypervisor>, Box<dyn Error + Send + Sync>> {
@@ -56,14 +64,28 @@ impl fmt::Display for EngineKind {
 /// Why none of the hypervisors that were tried can be used.
 #[derive(Debug)]
 pub(crate) struct NoEngine {
-    attempts: Vec<(EngineKind, Box<dyn Error + Send + Sync>)>,
+    attempts: Vec<(String, Box<dyn Error + Send + Sync>)>,
+}
+
+impl NoEngine {
+    /// Nobody knows an engine of this name.
+    pub(super) fn unknown(name: String) -> Self {
+        let known = EngineKind::ALL.map(EngineKind::name).join(", ");
+        let error = format!(
+            "no such engine; set {} to one of {known}",
+            EngineKind::VARIABLE
+        );
+        Self {
+            attempts: vec![(name, error.into())],
+        }
+    }
 }
 
 impl fmt::Display for NoEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (kind, error)) in self.attempts.iter().enumerate() {
+        for (index, (name, error)) in self.attempts.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{kind}: {error}")?;
+            write!(f, "{separator}{name}: {error}")?;
             let mut cause = error.source();
             while let Some(error) = cause {
                 write!(f, ": {error}")?;
@@ -87,7 +109,7 @@ pub(super) fn open_first(kinds: &[EngineKind]) -> Result<Arc<dyn Hypervisor>, No
                 }
                 return Ok(hypervisor);
             }
-            Err(error) => attempts.push((kind, error)),
+            Err(error) => attempts.push((kind.name().to_owned(), error)),
         }
     }
     Err(NoEngine { attempts })
@@ -107,23 +129,7 @@ fn announce_last_resort(reason: &NoEngine) {
 }
 
 /// How many times slower than the processor the emulator runs a loop of integers.
-const SLOWER: u32 = 100;
+const SLOWER: u32 = 50;
 
-/// The kinds to try where the caller leaves the choice: all, or the one that `VELLUM_ENGINE` names.
-pub(super) fn candidates() -> Vec<EngineKind> {
-    let Ok(wanted) = std::env::var(ENGINE_VARIABLE) else {
-        return EngineKind::ALL.to_vec();
-    };
-    let named: Vec<EngineKind> = EngineKind::ALL
-        .into_iter()
-        .filter(|kind| kind.name() == wanted)
-        .collect();
-    if named.is_empty() {
-        tracing::warn!(wanted, "{ENGINE_VARIABLE} names no engine");
-        return EngineKind::ALL.to_vec();
-    }
-    named
-}
-
-/// The environment variable that names an engine for programs that do not choose one themselves.
-const ENGINE_VARIABLE: &str = "VELLUM_ENGINE";
+#[cfg(test)]
+mod tests;

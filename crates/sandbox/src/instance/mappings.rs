@@ -192,6 +192,7 @@ impl Instance {
     }
 
     /// Names the mapped file that an exit is about, if it is about one.
+    #[inline]
     pub(super) fn check_mapped_files(&self, exit: &Exit) -> Result<(), MappingError> {
         let gpa = match exit {
             Exit::MemoryLost { gpa } => *gpa,

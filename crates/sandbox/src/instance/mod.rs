@@ -50,7 +50,8 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
-    /// Offset of the outbox in scratch.
+    /// Offsets in scratch: of the output buffer, of the outbox.
+    output_offset: u64,
     outbox_offset: u64,
     mappings: Mappings,
     geometry: Arc<Geometry>,
@@ -110,6 +111,7 @@ impl Instance {
         };
         let mut instance = Self {
             vm: DebugVm(vm),
+            output_offset: memory.scratch_offset(geometry.plan.output()),
             outbox_offset: memory.scratch_offset(geometry.outbox()?),
             memory,
             mappings: Mappings::default(),
@@ -281,6 +283,7 @@ impl Instance {
     }
 
     /// Enters the guest until its next exit.
+    #[inline]
     pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
         self.loaded_root = self.state.special.cr3;
@@ -344,9 +347,9 @@ impl Instance {
     }
 
     /// Copies bytes from the start of the output buffer.
+    #[inline]
     pub(crate) fn read_output(&self, into: &mut [u8]) -> Result<(), OutOfBounds> {
-        let offset = self.memory.scratch_offset(self.geometry.plan.output());
-        self.memory.scratch.read(offset, into)
+        self.memory.scratch.read(self.output_offset, into)
     }
 
     /// Whether there is anything in the outbox, in one access.

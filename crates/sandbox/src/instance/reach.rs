@@ -86,7 +86,9 @@ impl Instance {
         self.check_area(address, len_bytes, Attrs::empty())?;
         check_end(address, len_bytes)?;
         let paging = self.paging()?;
-        let mut bytes = Vec::new();
+        // A range can name more than there is: then the loop ends early.
+        let room = len_bytes.min(self.memory_len_bytes());
+        let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or(0));
         let (mut at, mut rest) = (address, len_bytes);
         while rest > 0 {
             let run = self.run_at(paging, at, rest, self.guest_rights())?;
@@ -105,13 +107,39 @@ impl Instance {
         Ok(bytes)
     }
 
+    /// Whether the guest itself may read from a range, as far as that can be said without looking at every page.
+    pub(crate) fn check_readable(&self, address: u64, len_bytes: u64) -> Result<(), ReachError> {
+        self.check_area(address, len_bytes, Attrs::empty())?;
+        check_end(address, len_bytes)
+    }
+
+    /// Copies from a range that the guest itself could read.
+    pub(crate) fn read_guest_into(
+        &mut self,
+        address: u64,
+        into: &mut [u8],
+    ) -> Result<(), ReachError> {
+        self.check_readable(address, into.len() as u64)?;
+        let rights = self.guest_rights();
+        self.read_runs(address, into, rights)
+    }
+
     /// Copies what is mapped from `address` on, whatever rights the guest has there.
     pub(crate) fn peek(&mut self, address: u64, into: &mut [u8]) -> Result<(), ReachError> {
         check_end(address, into.len() as u64)?;
+        self.read_runs(address, into, Attrs::empty())
+    }
+
+    fn read_runs(
+        &mut self,
+        address: u64,
+        into: &mut [u8],
+        wanted: Attrs,
+    ) -> Result<(), ReachError> {
         let paging = self.paging()?;
         let (mut at, mut rest) = (address, into);
         while !rest.is_empty() {
-            let run = self.run_at(paging, at, rest.len() as u64, Attrs::empty())?;
+            let run = self.run_at(paging, at, rest.len() as u64, wanted)?;
             let (now, later) = rest.split_at_mut(part(run, rest.len()));
             match run.gpa {
                 Some(gpa) => {

@@ -203,7 +203,10 @@ fn a_machine_without_2_level_paging_refuses_kernels_that_need_it_by_name() {
     let Some(elf) = vellum_test_guests::i686_paged() else {
         return;
     };
-    let Ok(engine) = vellum_sandbox::Engine::new() else {
+    let Ok(engine) = vellum_sandbox::Engine::builder()
+        .chosen_by_environment()
+        .build()
+    else {
         return;
     };
     if engine.capabilities().two_level_paging {

@@ -97,7 +97,11 @@ fn a_kernel_in_c_tells_things_in_order() {
 /// The C program that tells things, as an i686 kernel with a small outbox.
 fn telling(told: &Told) -> Result<Sandbox, String> {
     let elf = vellum_test_guests::i686_telling().ok_or("no C compiler for it")?;
-    let engine = match Engine::builder().cow_mode(CowMode::HostSide).build() {
+    let engine = match Engine::builder()
+        .chosen_by_environment()
+        .cow_mode(CowMode::HostSide)
+        .build()
+    {
         Ok(engine) => engine,
         Err(error) if error.kind() == ErrorKind::NoHypervisor => return Err(format!("{error:?}")),
         Err(error) => panic!("{error:?}"),

@@ -105,7 +105,11 @@ fn a_snapshot_of_one_mode_runs_on_an_engine_of_the_other() {
             CowMode::HostSide => CowMode::GuestSide,
             CowMode::GuestSide => CowMode::HostSide,
         };
-        let other = Engine::builder().cow_mode(other).build().expect("opened");
+        let other = Engine::builder()
+            .chosen_by_environment()
+            .cow_mode(other)
+            .build()
+            .expect("opened");
         let mut fork = Sandbox::from_snapshot(&other, &snapshot, &host()).expect("a fork");
         let mut restored = lab.builder().build(&other).expect("built");
         count(&mut restored, 1);

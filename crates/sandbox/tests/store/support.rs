@@ -35,7 +35,11 @@ static ENGINES: LazyLock<Vec<(CowMode, Result<Engine, String>)>> = LazyLock::new
 });
 
 fn open(cow: CowMode) -> Result<Engine, String> {
-    match Engine::builder().cow_mode(cow).build() {
+    match Engine::builder()
+        .chosen_by_environment()
+        .cow_mode(cow)
+        .build()
+    {
         Ok(engine) if cow == CowMode::GuestSide && !engine.capabilities().read_only_memory => {
             Err("this hypervisor has no read-only memory".into())
         }
@@ -106,8 +110,10 @@ fn report(name: &str, cow: CowMode, outcome: &str) {
     };
     let mut options = fs::OpenOptions::new();
     let file = options.create(true).append(true).open(path);
-    let engine = std::env::var("VELLUM_ENGINE").unwrap_or_else(|_| "kvm".into());
-    let line = format!("engine={engine} cow={cow} suite=store-{name} {outcome}\n");
+    let line = format!(
+        "engine={} cow={cow} suite=store-{name} {outcome}\n",
+        engine_label()
+    );
     file.expect("the report file can be opened")
         .write_all(line.as_bytes())
         .expect("the report file can be written");
@@ -216,4 +222,9 @@ impl Drop for Directory {
         // What cannot be removed lies in the target directory and harms nobody.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What the report calls the engine: a hypervisor may be one in name only.
+fn engine_label() -> String {
+    std::env::var("VELLUM_TEST_ENGINE_LABEL").unwrap_or_else(|_| "kvm".to_owned())
 }

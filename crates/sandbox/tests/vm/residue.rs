@@ -67,6 +67,7 @@ fn sse_registers_are_put_back() {
 fn avx_registers_are_put_back() {
     in_each_mode(|lab| {
         let engine = Engine::builder()
+            .chosen_by_environment()
             .cow_mode(lab.engine.cow_mode())
             .cpu_profile(CpuProfile::Host)
             .build();

@@ -272,6 +272,7 @@ fn a_snapshot_of_another_cpu_profile_is_refused_and_the_sandbox_stays_as_it_was(
     in_each_mode(|lab| {
         let profile = |profile| {
             Engine::builder()
+                .chosen_by_environment()
                 .cow_mode(lab.engine.cow_mode())
                 .cpu_profile(profile)
                 .build()

@@ -12,7 +12,7 @@ use crate::process::{self, progress};
 use crate::workspace::Workspace;
 
 /// Packages with tests that need a hypervisor.
-const PACKAGES: [&str; 2] = ["vellum-backend", "vellum-sandbox"];
+const PACKAGES: [&str; 3] = ["vellum-backend", "vellum-conformance", "vellum-sandbox"];
 const DEMO: &str = "demo";
 const BENCHMARK: &str = "table";
 
@@ -41,9 +41,19 @@ impl Program {
     }
 }
 
-/// Builds all programs.
-pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
+/// Builds all programs; where packages are named, only their tests.
+pub(super) fn build(workspace: &Workspace, packages: &[String]) -> Result<Vec<Program>> {
     progress("building the tests");
+    if !packages.is_empty() {
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        let mut tests = workspace.cargo();
+        tests.args(["test", "--no-run", "--test", "*"]);
+        let programs = build_with(&mut tests, &packages)?;
+        if programs.is_empty() {
+            bail!("cargo built no tests of {}", packages.join(", "));
+        }
+        return Ok(programs);
+    }
     let mut tests = workspace.cargo();
     tests.args(["test", "--no-run", "--test", "*", "--bench", BENCHMARK]);
     let mut programs = build_with(&mut tests, &PACKAGES)?;

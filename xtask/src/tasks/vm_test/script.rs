@@ -13,6 +13,8 @@ pub(super) const MODULES: &str = "/modules";
 const SCRATCH: &str = "/scratch";
 /// Where the tests report their engines.
 const ENGINES: &str = "/engines";
+/// Where the suite of all engines reports its checks.
+const CHECKS: &str = "/checks";
 /// What the current step writes to standard error.
 const ERRORS: &str = "/errors";
 /// The module that makes `/dev/kvm`.
@@ -48,7 +50,7 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
         let _ = writeln!(script, "{text}");
     };
     line(&format!(
-        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} RUST_BACKTRACE=1"
+        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} VELLUM_CONFORMANCE_REPORT={CHECKS} RUST_BACKTRACE=1"
     ));
     line(&format!("echo \"{MARK} kernel $(uname -r)\""));
     for module in modules {
@@ -83,9 +85,11 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
             "status=$?; cat {ERRORS}; echo; echo \"{MARK} end {index} $status\""
         ));
     }
-    line(&format!(
-        "while read -r row; do echo \"{MARK} engine $row\"; done <{ENGINES}"
-    ));
+    for (word, file) in [("engine", ENGINES), ("check", CHECKS)] {
+        line(&format!(
+            "touch {file}; while read -r row; do echo \"{MARK} {word} $row\"; done <{file}"
+        ));
+    }
     line(&format!("echo '{MARK} done'"));
     line("poweroff -f");
     script

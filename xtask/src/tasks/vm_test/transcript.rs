@@ -9,6 +9,7 @@
 //! @vellum start 0         then the output of the step
 //! @vellum end 0 101       its exit status
 //! @vellum engine engine=kvm suite=backend tests=1
+//! @vellum check engine=kvm check=halts::halts_in_flat_mode pass
 //! @vellum done
 //! ```
 
@@ -41,6 +42,8 @@ pub(super) struct Transcript {
     pub(super) npt: Option<String>,
     pub(super) steps: BTreeMap<usize, StepResult>,
     pub(super) engines: Vec<String>,
+    /// What the checks of every engine came to, a line each.
+    pub(super) checks: Vec<String>,
     pub(super) done: bool,
     current: Current,
 }
@@ -109,6 +112,7 @@ impl Transcript {
                 }
             }
             "engine" => self.engines.push(value.to_owned()),
+            "check" => self.checks.push(value.to_owned()),
             "done" => self.done = true,
             _ => {}
         }

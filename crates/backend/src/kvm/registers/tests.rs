@@ -203,3 +203,29 @@ fn an_exception_keeps_whether_it_has_an_error_code() {
         assert_eq!(kvm.exception.error_code, error_code);
     }
 }
+
+#[test]
+fn absent_legacy_state_is_written_out_before_the_kernel_sees_it() {
+    // Every word is garbage of somebody else's; what is present stays.
+    let cases = [
+        (0b000, 0x037F, 0x1F80, 0),
+        (0b001, 0xAAAA_AAAA, 0x1F80, 0),
+        (0b010, 0x037F, 0xAAAA_AAAA, 0xAAAA_AAAA),
+        (0b100, 0x037F, 0xAAAA_AAAA, 0),
+        (0b111, 0xAAAA_AAAA, 0xAAAA_AAAA, 0xAAAA_AAAA),
+    ];
+    for (present, control, mxcsr, xmm) in cases {
+        let mut area = [0xAAAA_AAAA; 1024];
+        area[128] = present;
+        write_out_legacy_state(&mut area);
+        assert_eq!(
+            (area[0], area[6], area[40], area[103]),
+            (control, mxcsr, xmm, xmm),
+            "{present:#b}"
+        );
+        let x87 = if present & 1 == 0 { 0 } else { 0xAAAA_AAAA };
+        assert_eq!((area[8], area[39]), (x87, x87), "{present:#b}");
+        assert_eq!(area[128], present | 3, "{present:#b}");
+        assert_eq!(area[144], 0xAAAA_AAAA, "the rest stays");
+    }
+}

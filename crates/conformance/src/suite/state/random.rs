@@ -214,7 +214,10 @@ fn msrs() -> impl Strategy<Value = Msrs> {
         for (index, number) in msr::DECLARED.into_iter().zip(numbers) {
             let value = match index {
                 msr::IA32_SYSENTER_CS => number & 0xFFFF,
-                msr::IA32_FMASK => number & 0xFFFF_FFFF,
+                // AMD processors keep 32 bits of the two (AMD APM volume 2, section 6.1.2).
+                msr::IA32_FMASK | msr::IA32_SYSENTER_ESP | msr::IA32_SYSENTER_EIP => {
+                    number & 0xFFFF_FFFF
+                }
                 msr::IA32_STAR => number,
                 _ => canonical(number),
             };
@@ -249,8 +252,12 @@ fn vector_state(widest: Xcr0) -> impl Strategy<Value = (Xcr0, XsaveArea)> {
         area[RESERVED..YMM_HIGH].fill(0);
         // x87 and SSE state exist also where XCR0 does not let them be switched off.
         let allowed = if widest == Xcr0::RESET { 3 } else { xcr0.0 | 3 };
-        let [present, ..] = (present & allowed | 1).to_le_bytes();
-        area[XSTATE_BV] = present;
+        let present = present & allowed;
+        // Engines disagree on the MXCSR of an area that has neither component: some load it, some reset it.
+        if present & (Xcr0::SSE | Xcr0::AVX) == 0 {
+            area[MXCSR..MXCSR + 4].copy_from_slice(&0x1F80_u32.to_le_bytes());
+        }
+        area[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&present.to_le_bytes());
         if allowed & Xcr0::AVX == 0 {
             area[YMM_HIGH..YMM_END].fill(0);
         }
@@ -278,8 +285,7 @@ pub(super) fn effective(area: &XsaveArea) -> Vec<u8> {
     for register in 0..8 {
         registers.extend_from_slice(&x87[ST + register * 16..ST + register * 16 + 10]);
     }
-    // MXCSR is written with SSE or AVX (Intel SDM volume 1, section 13.8.1); a save area that has neither holds its reset value or
-    // the register's own.
+    // MXCSR belongs to both (Intel SDM volume 1, section 13.8.1).
     let mxcsr = if present & (Xcr0::SSE | Xcr0::AVX) == 0 {
         reset.as_bytes()
     } else {
