@@ -238,8 +238,8 @@ fn vector_state(widest: Xcr0) -> impl Strategy<Value = (Xcr0, XsaveArea)> {
     (prop::sample::select(narrower), bytes, 0_u64..8).prop_map(move |(xcr0, random, present)| {
         let mut area = [0; XSAVE_LEN_BYTES];
         area[..YMM_END].copy_from_slice(&random);
-        // FCW: masks, precision and rounding; bit 6 is 1 (Intel SDM volume 1, section 8.1.5). FSW without pending exceptions.
-        area[0] |= 0x7F;
+        // FCW: masks, precision and rounding; bit 6 is 1, bit 7 is 0 (Intel SDM volume 1, section 8.1.5). FSW without pending exceptions.
+        area[0] = 0x7F;
         area[1] &= 0x0F;
         area[FSW] = 0;
         area[FSW + 1] &= 0x47;
