@@ -73,7 +73,7 @@ fn start() -> EntryPoint {
 /// One state of each kind.
 fn states() -> [VcpuState; 5] {
     [
-        boot::real_mode(0, CODE as u16),
+        boot::real_mode(0, 0x5000),
         boot::flat32(Gpa::literal(CODE), Gpa::literal(STACK_TOP), 1, 2),
         boot::i686_paged(Gpa::literal(0xB000), &start()),
         boot::amd64_user(&machine(), &start()),

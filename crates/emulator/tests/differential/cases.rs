@@ -217,7 +217,7 @@ fn may_be_misaligned(instruction: &Instruction) -> bool {
         instruction.mnemonic(),
         Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu
     );
-    let aligned = instruction.memory_displacement64() & 15 == 0
+    let aligned = instruction.memory_displacement64().is_multiple_of(16)
         && instruction.memory_index() == Register::None;
     wide && !free && !aligned
 }

@@ -3,6 +3,13 @@
 //! The same guest runs on both, through the same trait. `VELLUM_DIFF_CASES` says how many cases to run, `VELLUM_DIFF_SEED` which.
 //! Without KVM the test is skipped, visibly.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_lossless,
+    clippy::items_after_statements,
+    reason = "random numbers are cut to what is needed"
+)]
 
 mod cases;
 mod compare;
