@@ -15,7 +15,7 @@ use vellum_abi::message::{MessageKind, MessageWriter};
 use vellum_abi::value::ValueRef;
 use vellum_backend::{StateGroup, VcpuState};
 use vellum_sandbox::{
-    CallOptions, CowMode, Engine, GuestImage, HostFunctions, Pool, Sandbox, Snapshot, Value,
+    CallOptions, Engine, GuestImage, HostFunctions, Pool, Sandbox, Snapshot, Value,
 };
 
 use crate::residue_watch::{Seen, Watch};
@@ -100,7 +100,8 @@ pub(crate) struct Subject {
 
 /// What is fixed about a subject.
 pub(crate) struct Plan {
-    pub(crate) cow: CowMode,
+    /// The engine to make another of, which is watched.
+    pub(crate) engine: Engine,
     pub(crate) image: GuestImage,
     pub(crate) host: HostFunctions,
     pub(crate) heap_len_bytes: u64,
@@ -119,8 +120,11 @@ impl Subject {
     /// Finds out what the guest can do here.
     pub(crate) fn new(plan: Plan) -> Self {
         let watch = Watch::default();
-        let kvm = watch.open().expect("the lab has one");
-        let engine = Engine::builder().cow_mode(plan.cow).hypervisor(kvm).build();
+        let hypervisor = watch.open(plan.engine.name());
+        let engine = Engine::builder()
+            .cow_mode(plan.engine.cow_mode())
+            .hypervisor(hypervisor)
+            .build();
         let mut subject = Self {
             engine: engine.expect("like the lab's"),
             watch,

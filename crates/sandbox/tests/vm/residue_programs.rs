@@ -30,7 +30,7 @@ fn subject(lab: &Lab) -> Subject {
         RingZero::Native => 0,
     };
     let subject = Subject::new(Plan {
-        cow: lab.engine.cow_mode(),
+        engine: lab.engine.clone(),
         image: lab.image.clone(),
         host: host(),
         heap_len_bytes: HEAP_LEN_BYTES,

@@ -1,4 +1,4 @@
-//! KVM behind a wrapper that looks at the whole vCPU: as it stands after a restore, and as it stands when the guest first leaves.
+//! A hypervisor behind a wrapper that looks at the whole vCPU: as it stands after a restore, and as it stands when the guest first leaves.
 //!
 //! The crate shows nobody the registers of a guest. A hypervisor of the test's own sees them all.
 #![expect(unsafe_code, reason = "one method of the trait is unsafe")]
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
 use vellum_backend::kvm::Kvm;
+use vellum_backend::mshv::Mshv;
 use vellum_backend::{
     Capabilities, Exit, Hva, Hypervisor, Interrupter, Protection, StateGroup, VcpuState, Vm,
     VmConfig, VmError,
@@ -38,13 +39,17 @@ enum Look {
 }
 
 impl Watch {
-    /// A hypervisor that is watched; `None` where there is no KVM.
-    pub(crate) fn open(&self) -> Option<Arc<dyn Hypervisor>> {
-        let kvm = Kvm::open().ok()?;
-        Some(Arc::new(Watched {
-            kvm,
+    /// The hypervisor of this name, which is there, watched.
+    pub(crate) fn open(&self, name: &str) -> Arc<dyn Hypervisor> {
+        let inner: Arc<dyn Hypervisor> = match name {
+            "kvm" => Arc::new(Kvm::open().expect("it is there")),
+            "mshv" => Arc::new(Mshv::open().expect("it is there")),
+            other => panic!("no engine {other} is known here"),
+        };
+        Arc::new(Watched {
+            inner,
             watch: self.clone(),
-        }))
+        })
     }
 
     /// Looks at the next entry of any VM, and at the exit after it.
@@ -83,26 +88,26 @@ impl Watch {
 
 #[derive(Debug)]
 struct Watched {
-    kvm: Kvm,
+    inner: Arc<dyn Hypervisor>,
     watch: Watch,
 }
 
 impl Hypervisor for Watched {
     fn name(&self) -> &'static str {
-        "kvm"
+        self.inner.name()
     }
 
     fn capabilities(&self) -> &Capabilities {
-        self.kvm.capabilities()
+        self.inner.capabilities()
     }
 
     fn cpu_model(&self, profile: CpuProfile) -> Result<CpuModel, VmError> {
-        self.kvm.cpu_model(profile)
+        self.inner.cpu_model(profile)
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Box<dyn Vm>, VmError> {
         Ok(Box::new(WatchedVm {
-            inner: Box::new(self.kvm.create_vm(config)?),
+            inner: self.inner.create_vm(config)?,
             watch: self.watch.clone(),
         }))
     }

@@ -43,7 +43,7 @@ pub(super) fn push_from(address: usize) {
     unsafe { asm!("push qword ptr [{0}]", "pop {0}", inout(reg) address => _) };
 }
 
-/// Makes a function that loads the registers, executes `$last`, and leaves. When it is resumed it writes down what the registers
+/// Makes a function that loads the registers (but for the stack pointer, which a page fault needs), executes `$last`, and leaves. When it is resumed it writes down what the registers
 /// hold before anything else, and waits for the next call.
 macro_rules! leaving {
     ($name:ident, $($last:literal),*) => {
@@ -68,7 +68,6 @@ macro_rules! leaving {
                 "lea r14, [rsi + 14]",
                 "lea r15, [rdx + 15]",
                 "popfq",
-                "mov rsp, rbx",
                 "mov eax, {reply}",
                 $($last,)*
                 "out {port}, eax",

@@ -52,7 +52,7 @@ pub(super) fn push_from(address: usize) {
     unsafe { asm!("push dword ptr [{0}]", "pop {0}", inout(reg) address => _) };
 }
 
-/// Makes a function that loads the registers, executes `$last`, and leaves. When it is resumed it writes down what the registers
+/// Makes a function that loads the registers (but for the stack pointer, which a page fault needs), executes `$last`, and leaves. When it is resumed it writes down what the registers
 /// hold before anything else, and waits for the next call.
 macro_rules! leaving {
     ($name:ident, $($last:literal),*) => {
@@ -73,7 +73,6 @@ macro_rules! leaving {
                 "lea edi, [edx + 5]",
                 // POPF of 32 bits.
                 ".byte 0x9D",
-                "mov esp, ebx",
                 "mov eax, {reply}",
                 $($last,)*
                 "out {port}, eax",

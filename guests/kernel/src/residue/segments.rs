@@ -12,7 +12,7 @@ const LOCAL: usize = 6;
 const TASK: usize = 8;
 const ENTRIES: usize = 10;
 
-/// Present data segment for ring 0 of one page at 0x123_4000.
+/// Present data segment for ring 0 of 4 GiB at `0x123_4000`.
 const DATA_WITH_BASE: u64 = 0x01CF_9323_4000_0000;
 /// Present local descriptor table of 256 bytes at 0x2000 (Intel SDM volume 3A, section 3.5).
 const LOCAL_TABLE: u64 = 0x0000_8200_2000_00FF;
