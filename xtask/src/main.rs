@@ -55,6 +55,8 @@ enum Task {
     MshvTest(tasks::mshv::Options),
     /// Run the own tests of mshv-ioctls against the test double of /dev/mshv.
     MshvDoubleCheck,
+    /// Run random instructions on the processor and in the emulator, and compare.
+    DiffEmulator(tasks::diff_emulator::Options),
     /// Everything that continuous integration runs: lint, test, demo, short bench, vm-test.
     Ci,
 }
@@ -82,6 +84,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::VmTest(options) => tasks::vm_test::run(&workspace, options),
         Task::MshvTest(options) => tasks::mshv::run(&workspace, options),
         Task::MshvDoubleCheck => tasks::mshv::check_double(&workspace),
+        Task::DiffEmulator(options) => tasks::diff_emulator::run(&workspace, options),
         Task::Ci => tasks::ci::run(&workspace),
     }
 }

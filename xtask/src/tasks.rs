@@ -5,6 +5,7 @@ pub(crate) mod build_guests;
 pub(crate) mod ci;
 pub(crate) mod conformance;
 pub(crate) mod demo;
+pub(crate) mod diff_emulator;
 pub(crate) mod lint;
 pub(crate) mod mshv;
 pub(crate) mod test;

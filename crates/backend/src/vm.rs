@@ -183,6 +183,8 @@ pub enum Exit {
     EmulationFailure,
     /// [`Interrupter::interrupt`], or a signal to the thread.
     Interrupted,
+    /// The run executed as many instructions as it may, on an engine that counts them.
+    OutOfFuel,
     /// An exit that no Vellum guest may cause.
     Unhandled {
         /// The hypervisor's number for it.

@@ -1,7 +1,7 @@
 //! What a hypervisor backend of Vellum is, as a suite of small guests.
 //!
 //! A backend implements [`Hypervisor`](vellum_backend::Hypervisor) and [`Vm`](vellum_backend::Vm). Their documentation says what they
-//! promise; the [checks](checks) of this crate hold them to it, with guests of a few instructions in 16-bit, 32-bit and 64-bit code, in
+//! promise; the [checks] of this crate hold them to it, with guests of a few instructions in 16-bit, 32-bit and 64-bit code, in
 //! ring 0 and ring 3. Every engine runs all of them. In what an engine is known to differ is said once, in its [`Subject`], with
 //! the reason, and the [report](Report) prints it: no check is skipped in silence.
 //!
@@ -24,6 +24,7 @@
 mod check;
 mod failure;
 mod guest;
+mod machine;
 mod report;
 mod rig;
 mod subject;
@@ -33,6 +34,7 @@ mod table;
 pub use check::{Check, Need, Outcome};
 pub use failure::Failure;
 pub use guest::Guest;
+pub use machine::on_kvm;
 pub use report::{Report, report, test};
 pub use subject::{Difference, Quirk, Subject};
 pub use table::checks;

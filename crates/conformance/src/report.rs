@@ -3,9 +3,10 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::sync::Once;
 
 use crate::check::Outcome;
-use crate::subject::{Difference, Subject};
+use crate::subject::{Difference, Quirk, Subject};
 use crate::table::checks;
 
 /// The environment variable that names a file for one line for each engine of a suite.
@@ -70,6 +71,9 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// A process tests one engine, and tells once in what it is known to differ.
+static TOLD: Once = Once::new();
+
 /// Runs one check as a test: panics if it fails, and says visibly if it cannot run. `conformance_tests!` calls it.
 ///
 /// # Panics
@@ -80,6 +84,7 @@ pub fn test(subject: &Subject, name: &str) {
         .find(|check| check.name == name)
         .expect("the tests are made from the table");
     let outcome = check.on(subject);
+    TOLD.call_once(|| tell_differences(subject));
     tell(subject.name(), name, &outcome);
     if let Outcome::Failed(failure) = outcome {
         // At once, because the harness prints it only at the end, which an engine that takes the machine down does not reach.
@@ -89,6 +94,23 @@ pub fn test(subject: &Subject, name: &str) {
             subject.name()
         );
         panic!("{name} on {}: {failure}", subject.name());
+    }
+}
+
+/// Reports what the engine is known to do otherwise; what it cannot run is told check by check.
+fn tell_differences(subject: &Subject) {
+    for known in subject.differences() {
+        if !matches!(known.quirk, Quirk::NotHere(_)) {
+            append(
+                CHECK_VARIABLE,
+                &format!(
+                    "engine={} quirk={:?} {}",
+                    subject.name(),
+                    known.quirk,
+                    known.reason
+                ),
+            );
+        }
     }
 }
 

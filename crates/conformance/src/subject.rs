@@ -104,6 +104,12 @@ impl Subject {
         self.differences.iter().any(|known| known.quirk == quirk)
     }
 
+    /// How its ring 0 runs, if it is there.
+    pub(crate) fn ring_zero(&self) -> Option<RingZero> {
+        let engine = self.engine.as_ref().ok()?;
+        Some(engine.hypervisor.capabilities().ring_zero)
+    }
+
     /// What it can do. Only checks ask, and none runs on an engine that is absent.
     pub(crate) fn capabilities(&self) -> &Capabilities {
         self.engine().hypervisor.capabilities()

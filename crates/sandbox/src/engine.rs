@@ -96,6 +96,8 @@ enum Choice {
     /// The first of [`EngineKind::ALL`] that works here.
     #[default]
     First,
+    /// The first of [`EngineKind::HARDWARE`] that works here.
+    Hardware,
     /// One of them and no other.
     Kind(EngineKind),
     /// One that the caller opened.
@@ -136,6 +138,14 @@ impl EngineBuilder {
         self
     }
 
+    /// A hypervisor that runs guests on the processor, never the emulator: what production wants, where a machine without one is a
+    /// mistake to be told about and not to be slow on.
+    #[must_use]
+    pub fn require_hardware(mut self) -> Self {
+        self.choice = Choice::Hardware;
+        self
+    }
+
     /// A hypervisor that the caller opened, perhaps one of its own.
     #[must_use]
     pub fn hypervisor(mut self, hypervisor: Arc<dyn Hypervisor>) -> Self {
@@ -158,6 +168,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let hypervisor = match self.choice {
             Choice::First => kind::open_first(&EngineKind::ALL),
+            Choice::Hardware => kind::open_first(&EngineKind::HARDWARE),
             Choice::Kind(kind) => kind::open_first(&[kind]),
             Choice::Open(hypervisor) => Ok(hypervisor),
             Choice::Unknown(name) => Err(NoEngine::unknown(name)),
@@ -196,6 +207,14 @@ impl Engine {
     /// As [`EngineBuilder::build`].
     pub fn new() -> Result<Self, Error> {
         Self::builder().build()
+    }
+
+    /// As [`new`](Self::new), but never the emulator.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn require_hardware() -> Result<Self, Error> {
+        Self::builder().require_hardware().build()
     }
 
     /// An engine with choices of the caller.

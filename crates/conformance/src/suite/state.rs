@@ -40,6 +40,15 @@ pub(crate) fn checked<T: Debug>(
 guest!(OUT, 64, "out 0x21, al", "out 0x21, al");
 guest!(OUT32, 32, "out 0x21, al", "out 0x21, al");
 
+/// The groups in which two states differ as the guest sees them. Whether a component in its initial configuration is marked as such in a
+/// save area is the processor's choice, and may change from one reading to the next.
+fn changed_groups(read: &VcpuState, wanted: &VcpuState) -> Vec<StateGroup> {
+    StateGroup::ALL
+        .into_iter()
+        .filter(|group| group_difference(*group, read, wanted).is_some())
+        .collect()
+}
+
 /// Every group of a state reads back as it was written, and what was read back is a fixed point.
 fn round_trips(subject: &Subject, mode: Mode) -> Result {
     let mut rig = Rig::new(subject, mode, &OUT)?;
@@ -54,7 +63,7 @@ fn round_trips(subject: &Subject, mode: Mode) -> Result {
         }
         rig.start(&read)?;
         let again = rig.settled()?;
-        let moved: Vec<_> = again.differences(&read).collect();
+        let moved = changed_groups(&again, &read);
         ensure_eq!(
             moved,
             [],
@@ -151,7 +160,7 @@ pub(crate) fn a_boot_state_leaves_nothing_behind(subject: &Subject) -> Result {
             rig.start(&dirty)?;
             rig.start(&boot)?;
             let read = rig.settled()?;
-            let left: Vec<_> = read.differences(&fresh).collect();
+            let left = changed_groups(&read, &fresh);
             ensure_eq!(left, [], "groups that kept something in {mode:?}");
             Ok(())
         })?;
@@ -263,7 +272,7 @@ pub(crate) fn ring_three_changes_no_other_groups(subject: &Subject) -> Result {
     rig.result()?;
     // A page fault, whose handler would change more: its exit is not waited for.
     let spoilt = rig.settled()?;
-    let changed: Vec<_> = spoilt.differences(&before).collect();
+    let changed = changed_groups(&spoilt, &before);
     for group in &changed {
         ensure!(
             StateGroup::REACHABLE_FROM_RING_THREE.contains(group),
@@ -272,7 +281,7 @@ pub(crate) fn ring_three_changes_no_other_groups(subject: &Subject) -> Result {
     }
     before.restore_groups(rig.vm.as_mut(), StateGroup::REACHABLE_FROM_RING_THREE)?;
     let read = rig.settled()?;
-    let left: Vec<_> = read.differences(&before).collect();
+    let left = changed_groups(&read, &before);
     ensure_eq!(left, [], "groups that a restore of those left changed");
     Ok(())
 }
@@ -311,7 +320,7 @@ pub(crate) fn what_hyper_v_refuses_is_refused(subject: &Subject) -> Result {
             "{name}: {result:?}"
         );
         let after = rig.settled()?;
-        let changed: Vec<_> = after.differences(&before).collect();
+        let changed = changed_groups(&after, &before);
         ensure_eq!(changed, [], "groups after {name} was refused");
     }
     rig.expect_usable()
@@ -378,7 +387,7 @@ pub(crate) fn settling_is_idempotent(subject: &Subject) -> Result {
     }
     let again = rig.settled()?;
     ensure_eq!(
-        again.differences(&once).count(),
+        changed_groups(&again, &once).len(),
         0,
         "groups that settling changed"
     );

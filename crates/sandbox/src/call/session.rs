@@ -464,6 +464,8 @@ fn end_of(exit: Exit) -> Failure {
         Exit::EmulationFailure => {
             Failure::Crashed("the hypervisor cannot carry out an instruction".into())
         }
+        // An engine that counts instructions has its own idea of time.
+        Exit::OutOfFuel => Failure::DeadlineExceeded,
         Exit::Unhandled { reason } => Failure::Crashed(format!("unexpected exit {reason}")),
         other => Failure::Crashed(format!("unexpected exit {other:?}")),
     }

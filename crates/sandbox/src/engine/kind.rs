@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
+use std::io::{self, Write as _};
+use std::sync::{Arc, Once};
 
 use vellum_backend::Hypervisor;
 use vellum_backend::kvm::Kvm;
 use vellum_backend::mshv::Mshv;
+use vellum_emulator::Emulator;
 
 /// A hypervisor that Vellum knows by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +18,8 @@ pub enum EngineKind {
     Kvm,
     /// Microsoft's hypervisor under Linux, `/dev/mshv`. It has been run against a test double only, not on a machine of its kind.
     Mshv,
+    /// An interpreter in this process, which needs nothing of the machine and is far slower than its processor.
+    Emulator,
 }
 
 impl EngineKind {
@@ -23,13 +27,17 @@ impl EngineKind {
     pub const VARIABLE: &str = "VELLUM_ENGINE";
 
     /// Every kind, in the order in which they are tried.
-    pub const ALL: [Self; 2] = [Self::Kvm, Self::Mshv];
+    pub const ALL: [Self; 3] = [Self::Kvm, Self::Mshv, Self::Emulator];
+
+    /// Those that run guests on the processor.
+    pub const HARDWARE: [Self; 2] = [Self::Kvm, Self::Mshv];
 
     /// Its name, as in [`Hypervisor::name`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Mshv => "mshv",
+            Self::Emulator => "emulator",
         }
     }
 
@@ -42,6 +50,7 @@ impl EngineKind {
         match self {
             Self::Kvm => Ok(Arc::new(Kvm::open()?)),
             Self::Mshv => Ok(Arc::new(Mshv::open()?)),
+            Self::Emulator => Ok(Arc::new(Emulator::new())),
         }
     }
 }
@@ -94,12 +103,33 @@ pub(super) fn open_first(kinds: &[EngineKind]) -> Result<Arc<dyn Hypervisor>, No
     let mut attempts = Vec::new();
     for &kind in kinds {
         match kind.open() {
-            Ok(hypervisor) => return Ok(hypervisor),
+            Ok(hypervisor) => {
+                if kind == EngineKind::Emulator && !attempts.is_empty() {
+                    announce_last_resort(&NoEngine { attempts });
+                }
+                return Ok(hypervisor);
+            }
             Err(error) => attempts.push((kind.name().to_owned(), error)),
         }
     }
     Err(NoEngine { attempts })
 }
+
+/// The one visible line about a choice that nobody should make unawares. Once in a process.
+fn announce_last_resort(reason: &NoEngine) {
+    static ANNOUNCED: Once = Once::new();
+    ANNOUNCED.call_once(|| {
+        tracing::warn!(%reason, "no hypervisor: using the emulator");
+        // To standard error as well: most programs that embed this have no subscriber. A closed one is no reason to fail.
+        let _ = writeln!(
+            io::stderr(),
+            "no hypervisor: {reason}; using the emulator, about {SLOWER} times slower"
+        );
+    });
+}
+
+/// How many times slower than the processor the emulator runs a loop of integers.
+const SLOWER: u32 = 50;
 
 #[cfg(test)]
 mod tests;

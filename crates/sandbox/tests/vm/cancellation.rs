@@ -399,6 +399,10 @@ fn a_sandbox_that_moved_to_another_thread_and_vm_can_still_be_cancelled() {
 #[expect(unsafe_code, reason = "sends a signal to a thread of this process")]
 fn signals_that_are_not_ours_do_not_end_a_call() {
     in_each_mode(|lab| {
+        if lab.engine.name() == "emulator" {
+            // It interrupts by a flag, and installs no handler for any signal.
+            return;
+        }
         let mut sandbox = lab.sandbox();
         let done = AtomicBool::new(false);
         // SAFETY: `pthread_self` has no preconditions.

@@ -149,6 +149,10 @@ fn a_hundred_cancellable_calls_need_kvm_run_only() {
 #[test]
 fn a_hundred_host_side_restores_need_kvm_run_only() {
     in_mode(CowMode::HostSide, |lab| {
+        if lab.engine.name() == "emulator" {
+            // It has no KVM_RUN, and memory of its own that grows.
+            return;
+        }
         let status = run(Case::Restores, lab.engine.cow_mode());
         assert_eq!(status.code(), Some(0), "{status}");
     });

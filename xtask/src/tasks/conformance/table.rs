@@ -1,6 +1,6 @@
 //! The table: a row for each check, a column for each engine, and below it the reasons for what could not run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Everything that was reported.
@@ -13,6 +13,8 @@ pub(super) struct Table {
 struct Column {
     name: &'static str,
     outcomes: BTreeMap<String, Outcome>,
+    /// What the engine is known to do otherwise, and why.
+    quirks: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +28,16 @@ impl Table {
     /// Adds an engine's column from the lines of its suite.
     pub(super) fn add(&mut self, name: &'static str, lines: &[String]) {
         let outcomes = lines.iter().filter_map(|line| parse(line)).collect();
-        self.columns.push(Column { name, outcomes });
+        let quirks = lines
+            .iter()
+            .filter_map(|line| line.split_once("quirk="))
+            .map(|(_, quirk)| quirk.to_owned())
+            .collect();
+        self.columns.push(Column {
+            name,
+            outcomes,
+            quirks,
+        });
     }
 
     /// How many checks failed, on all engines. A check that an engine did not report has failed: the engine died.
@@ -86,6 +97,11 @@ impl fmt::Display for Table {
         }
         for (number, reason) in (1..).zip(&reasons.seen) {
             writeln!(f, "not here {number}: {reason}")?;
+        }
+        for column in &self.columns {
+            for quirk in &column.quirks {
+                writeln!(f, "known of {}: {quirk}", column.name)?;
+            }
         }
         for column in &self.columns {
             for (check, outcome) in &column.outcomes {
@@ -163,7 +179,10 @@ mod tests {
         let mut table = Table::default();
         table.add(
             "one",
-            &lines("engine=kvm check=a::x pass\nengine=kvm check=a::y not here: too small"),
+            &lines(
+                "engine=kvm quirk=Odd it is old\nengine=kvm check=a::x pass\n\
+                 engine=kvm check=a::y not here: too small",
+            ),
         );
         table.add(
             "two",
@@ -180,6 +199,7 @@ mod tests {
         assert_eq!(row("a::x"), Some("a::x pass FAIL".to_owned()));
         assert_eq!(row("a::y"), Some("a::y not here 1 not here 1".to_owned()));
         assert!(text.contains("not here 1: too small"), "{text}");
+        assert!(text.contains("known of one: Odd it is old"), "{text}");
         assert!(
             text.contains("FAIL on two: a::x: it broke: twice"),
             "{text}"
