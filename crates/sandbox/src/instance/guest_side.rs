@@ -51,7 +51,7 @@ pub(super) struct GuestSide {
     pub(super) shown: Shown,
     /// Counts the bases that it went on to in place.
     base_number: u64,
-    /// The leaves of the output buffer, once they were looked up.
+    /// The leaves of output buffer and outbox, once they were looked up.
     output: Vec<FixedLeaf>,
     copies_since_sweep: usize,
 }
@@ -257,16 +257,18 @@ impl GuestSide {
         self.publish(vm)
     }
 
-    /// Zeroes what may have been written of the output buffer. Returns how many pages those were, or `None` when a leaf is not as the
+    /// Zeroes what may have been written of output buffer and outbox. Returns how many pages those were, or `None` when a leaf is not as the
     /// host made it.
     fn wipe_output(&mut self, undo: Undo<'_>) -> Result<Option<usize>, Failure> {
         let memory = undo.memory;
         if self.output.is_empty() {
-            let view = undo.geometry.view.output;
-            let Ok(output) = leaves(memory, undo.geometry.user()?, view) else {
-                return Ok(None);
-            };
-            self.output = output;
+            let (view, user) = (&undo.geometry.view, undo.geometry.user()?);
+            for range in [view.output, view.outbox] {
+                let Ok(leaves) = leaves(memory, user, range) else {
+                    return Ok(None);
+                };
+                self.output.extend(leaves);
+            }
         }
         let mut wiped = 0;
         for fixed in &self.output {
