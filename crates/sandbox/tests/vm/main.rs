@@ -16,6 +16,7 @@ mod host_functions;
 mod large_values;
 mod logging;
 mod outbox;
+mod polling;
 mod pool;
 mod random_orders;
 mod residue;
