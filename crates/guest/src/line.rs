@@ -41,7 +41,7 @@ impl Line {
 
     /// Does what an `out` does, by the line if the host polls.
     #[inline]
-    pub(crate) fn exit(&self, gate: &dyn Gate, port: Port, eax: u32) {
+    pub(crate) fn exit(self, gate: &dyn Gate, port: Port, eax: u32) {
         if self.word(STATE_OFFSET).load(Ordering::Relaxed) != State::Open as u32
             || !self.wait(port, eax)
         {
@@ -50,7 +50,7 @@ impl Line {
     }
 
     /// Waits until the host has done what the port stands for; `false` when the guest has to leave for it after all.
-    fn wait(&self, port: Port, eax: u32) -> bool {
+    fn wait(self, port: Port, eax: u32) -> bool {
         self.word(PORT_OFFSET)
             .store(port.number().into(), Ordering::Relaxed);
         self.word(EAX_OFFSET).store(eax, Ordering::Relaxed);
@@ -76,11 +76,11 @@ impl Line {
         }
     }
 
-    fn state(&self) -> u32 {
+    fn state(self) -> u32 {
         self.word(STATE_OFFSET).load(Ordering::Acquire)
     }
 
-    fn change(&self, from: State, to: State) -> bool {
+    fn change(self, from: State, to: State) -> bool {
         self.word(STATE_OFFSET)
             .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
