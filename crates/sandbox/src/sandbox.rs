@@ -15,7 +15,7 @@ use crate::call::{
 };
 use crate::capture::capture;
 use crate::checkpoint::{Checkpoint, Checkpoints};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineKind};
 use crate::error::{Error, Failure};
 use crate::guest_fn::GuestFn;
 use crate::host::{HostFunctions, Resolved};
@@ -129,13 +129,16 @@ impl Sandbox {
     /// exit and the waking of a thread.
     ///
     /// Nothing else changes: deadlines, cancellation, snapshots and restores work as before. For user guests in Rust; a guest that
-    /// does not know how to wait leaves as before. On a machine with one processor, and for kernels, this does nothing.
+    /// does not know how to wait leaves as before. On a machine with one processor, for kernels, and in the interpreter, this does nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system has no thread to give.
     pub fn into_polling(self, polling: Polling) -> Result<Self, Error> {
         let processors = std::thread::available_parallelism();
-        if self.polling.is_some() || processors.is_ok_and(|count| count.get() < 2) {
+        // The interpreter is a part of this program, whose accesses to guest memory must not race with the host's.
+        let is_interpreted = self.engine.name() == EngineKind::Emulator.name();
+        if self.polling.is_some() || is_interpreted || processors.is_ok_and(|count| count.get() < 2)
+        {
             return Ok(self);
         }
         let mut sandbox = self;
