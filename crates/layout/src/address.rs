@@ -151,6 +151,7 @@ macro_rules! address_operations {
             /// When `address` is not valid; in a `const` that is a compile error. Meant for
             /// constants and tests: use `new` for a number that comes from outside.
             #[must_use]
+            #[inline]
             pub const fn literal(address: u64) -> Self {
                 match Self::new(address) {
                     Ok(valid) => valid,

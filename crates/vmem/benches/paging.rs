@@ -116,6 +116,21 @@ fn walk(bencher: Bencher) {
     let store = SliceStore::new(ROOT, &mut words);
     bencher.counter(ItemsCount::new(PAGES)).bench_local(|| {
         let walker = Walker::new(&store, ROOT, Format::FOUR_LEVEL, BUDGET).expect("root");
+        let mut sum = 0_u64;
+        walker
+            .for_each_leaf(|step| sum = sum.wrapping_add(step.leaf.frame.as_u64()))
+            .expect("within the budget");
+        sum
+    });
+}
+
+/// The same, leaf by leaf.
+#[divan::bench]
+fn iterate(bencher: Bencher) {
+    let mut words = mapped();
+    let store = SliceStore::new(ROOT, &mut words);
+    bencher.counter(ItemsCount::new(PAGES)).bench_local(|| {
+        let walker = Walker::new(&store, ROOT, Format::FOUR_LEVEL, BUDGET).expect("root");
         walker
             .leaves()
             .map(|leaf| leaf.expect("within the budget").leaf.frame.as_u64())

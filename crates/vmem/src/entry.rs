@@ -140,19 +140,43 @@ impl Format {
     pub const fn decode(self, level: Level, raw: u64) -> Result<Entry, DecodeError> {
         // Nearly all entries of nearly all tables are absent or 4 KiB leaves: these two cases are
         // decided here, where the caller's loop can absorb them; the others cost a call.
-        if matches!(level, Level::L1) && raw & self.entry_bits() == raw {
-            if raw & PRESENT == 0 {
-                return Ok(Entry::Absent { software: raw });
+        if matches!(level, Level::L1) {
+            if let Some(leaf) = self.plain_leaf(raw) {
+                return Ok(Entry::Leaf(leaf));
             }
-            if raw & self.reserved_everywhere() == 0 {
-                return Ok(Entry::Leaf(Leaf {
-                    frame: Gpa::literal(raw & self.table_mask()),
-                    attrs: Attrs::from_bits_truncate(raw).intersection(self.leaf_attrs()),
-                    size: PageSize::Size4KiB,
-                }));
+            if raw & self.entry_bits() == raw && raw & PRESENT == 0 {
+                return Ok(Entry::Absent { software: raw });
             }
         }
         self.decode_any(level, raw)
+    }
+
+    /// The frame of the table that a raw entry above level 1 points to, where the entry is a plain one: present, no leaf, and nothing in
+    /// it that is reserved at some level. `None` says only that [`decode`](Self::decode) must look at it.
+    #[inline]
+    pub(crate) const fn plain_table(self, raw: u64) -> Option<Gpa> {
+        let odd =
+            self.reserved_everywhere() | !self.entry_bits() | PAGE_SIZE_BIT | Attrs::GLOBAL.bits();
+        if raw & (odd | PRESENT) == PRESENT {
+            Some(Gpa::literal(raw & self.table_mask()))
+        } else {
+            None
+        }
+    }
+
+    /// The leaf in a raw entry of level 1, where it is present and valid. `None` says only that [`decode`](Self::decode) must look at it.
+    #[inline]
+    pub(crate) const fn plain_leaf(self, raw: u64) -> Option<Leaf> {
+        let odd = self.reserved_everywhere() | !self.entry_bits();
+        if raw & (odd | PRESENT) == PRESENT {
+            Some(Leaf {
+                frame: Gpa::literal(raw & self.table_mask()),
+                attrs: Attrs::from_bits_truncate(raw).intersection(self.leaf_attrs()),
+                size: PageSize::Size4KiB,
+            })
+        } else {
+            None
+        }
     }
 
     /// [`decode`](Self::decode) without short cuts.

@@ -185,6 +185,38 @@ proptest! {
     }
 
     #[test]
+    fn visiting_leaves_is_iterating_over_them(
+        mode in modes(),
+        pokes in pokes(),
+        tables in prop_oneof![0..40u64, Just(10_000)],
+        leaves in prop_oneof![0..40u64, Just(10_000)],
+        action in proptest::sample::select(vec![
+            SelfReference::Refuse,
+            SelfReference::Skip,
+            SelfReference::Follow,
+        ]),
+    ) {
+        let memory = memory_with(mode, &pokes);
+        let walker = || {
+            let budget = Budget { tables, leaves };
+            Walker::new(&memory, Gpa::literal(BASE), mode.format(), budget)
+                .expect("aligned root")
+                .on_self_reference(action)
+        };
+        let mut visited = Vec::new();
+        let end = walker().for_each_leaf(|leaf| visited.push(leaf));
+        let (mut iterated, mut error) = (Vec::new(), Ok(()));
+        for leaf in walker().leaves() {
+            match leaf {
+                Ok(leaf) => iterated.push(leaf),
+                Err(last) => error = Err(last),
+            }
+        }
+        prop_assert_eq!(visited, iterated);
+        prop_assert_eq!(end, error);
+    }
+
+    #[test]
     fn a_walk_within_a_range_reports_the_pages_that_overlap_it(
         mode in modes(),
         pokes in pokes(),

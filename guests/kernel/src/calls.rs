@@ -43,7 +43,7 @@ fn counter_get() -> u64 {
 }
 
 #[guest_function]
-fn call_host_add(a: i32, b: i32) -> Result<i32, HostError> {
+pub(crate) fn call_host_add(a: i32, b: i32) -> Result<i32, HostError> {
     host_add(a, b)
 }
 

@@ -39,7 +39,7 @@ const CR0_NW: usize = 1 << 29;
 /// The exception is the #GP of an impossible CR0 (Intel SDM volume 2, "MOV - Move to/from Control Registers"), which
 /// hypervisors that emulate ring 0 raise like any CPU; not all of them know how to raise #BP or #UD.
 #[guest_function]
-fn triple_fault() {
+pub(crate) fn triple_fault() {
     // Limit and base of an empty table; the base of 64-bit code has eight bytes.
     static NO_TABLE: [u16; 5] = [0; 5];
     // SAFETY: reads the static and never returns.

@@ -15,5 +15,6 @@ mod host_state;
 mod memory;
 mod own_descriptors;
 mod own_paging;
+mod residue;
 
 vellum_guest::entry!();

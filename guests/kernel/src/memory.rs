@@ -73,7 +73,7 @@ fn write_address(address: u64, value: u64) -> Result<(), GuestError> {
 }
 
 /// Reads with a plain instruction: the compiler knows nothing of what lies at the address.
-fn read(address: usize) -> u32 {
+pub(crate) fn read(address: usize) -> u32 {
     let value;
     // SAFETY: a read has no effect on Rust's memory. Whether there is memory at the address is the caller's affair.
     unsafe {
@@ -83,7 +83,7 @@ fn read(address: usize) -> u32 {
 }
 
 /// Writes with a plain instruction.
-fn write(address: usize, value: u32) {
+pub(crate) fn write(address: usize, value: u32) {
     // SAFETY: none that this function could check: the caller answers for what lies at the address.
     unsafe {
         asm!("mov dword ptr [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags));

@@ -15,6 +15,7 @@ mod descriptors;
 mod exceptions;
 mod host_state;
 mod memory;
+mod residue;
 mod roots;
 mod tables;
 

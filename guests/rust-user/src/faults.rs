@@ -187,7 +187,7 @@ pub(crate) fn read(address: u64) -> u64 {
 }
 
 /// Writes eight bytes with a plain instruction, whatever is there.
-fn write(address: u64, value: u64) {
+pub(crate) fn write(address: u64, value: u64) {
     // SAFETY: none. It may destroy this guest's own memory; it cannot reach anybody else's, which is what it tests.
     unsafe {
         asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags));

@@ -14,7 +14,7 @@ extern "host" {
 }
 
 #[guest_function]
-fn call_host_add(a: i32, b: i32) -> Result<i32, HostError> {
+pub(crate) fn call_host_add(a: i32, b: i32) -> Result<i32, HostError> {
     host_add(a, b)
 }
 
@@ -44,7 +44,7 @@ fn host_error_text() -> String {
 
 /// Calls a host function that fails and passes its error on.
 #[guest_function]
-fn pass_host_error(text: &str) -> Result<(), HostError> {
+pub(crate) fn pass_host_error(text: &str) -> Result<(), HostError> {
     host_fail(text)
 }
 

@@ -16,6 +16,7 @@ mod host_state;
 mod paging;
 mod ports;
 mod registers;
+mod residue;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -14,6 +14,11 @@ mod images;
 mod limits;
 mod outbox;
 mod own_paging;
+mod residue;
+#[path = "../vm/residue_harness.rs"]
+mod residue_harness;
+#[path = "../vm/residue_watch.rs"]
+mod residue_watch;
 mod roots;
 mod side_by_side;
 mod snapshots;

@@ -86,9 +86,7 @@ fn walk(words: &mut [u64]) -> anyhow::Result<()> {
     let store = SliceStore::new(ROOT, words);
     let walker = Walker::new(&store, ROOT, Format::FOUR_LEVEL, BUDGET)?;
     let mut sum = 0_u64;
-    for leaf in walker.leaves() {
-        sum = sum.wrapping_add(leaf?.leaf.frame.as_u64());
-    }
+    walker.for_each_leaf(|step| sum = sum.wrapping_add(step.leaf.frame.as_u64()))?;
     black_box(sum);
     Ok(())
 }
