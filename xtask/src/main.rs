@@ -28,12 +28,19 @@ struct Cli {
 enum Task {
     /// Build what is needed and run the demonstration on the real guest.
     Demo {
+        /// The engine to run on, such as `emulator`, instead of the first that works.
+        #[arg(long)]
+        engine: Option<String>,
         /// Passed through to the example, for instance `--cow guest`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Run every test and print which engines and copy-on-write modes ran.
-    Test,
+    Test {
+        /// The engine that tests of guests run on, such as `emulator`, instead of the first that works.
+        #[arg(long)]
+        engine: Option<String>,
+    },
     /// Run the suite that every engine must pass on every engine that can be had, and print the table.
     Conformance(tasks::conformance::Options),
     /// Run the benchmark table in release mode.
@@ -75,8 +82,8 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Demo { args } => tasks::demo::run(&workspace, args),
-        Task::Test => tasks::test::run(&workspace),
+        Task::Demo { engine, args } => tasks::demo::run(&workspace, engine.as_deref(), args),
+        Task::Test { engine } => tasks::test::run(&workspace, engine.as_deref()),
         Task::Conformance(options) => tasks::conformance::run(&workspace, options),
         Task::Bench { json, args } => tasks::bench::run(&workspace, json.as_deref(), args),
         Task::BuildGuests => tasks::build_guests::run(&workspace),
@@ -100,8 +107,17 @@ mod tests {
     }
 
     #[test]
+    fn the_demo_takes_its_engine_and_passes_the_rest_through() {
+        let Task::Demo { engine, args } = parse("xtask demo --engine emulator --cow guest") else {
+            panic!("not the demo")
+        };
+        assert_eq!(engine.as_deref(), Some("emulator"));
+        assert_eq!(args, ["--cow", "guest"]);
+    }
+
+    #[test]
     fn options_of_the_demo_go_through() {
-        let Task::Demo { args } = parse("xtask demo --cow guest") else {
+        let Task::Demo { args, .. } = parse("xtask demo --cow guest") else {
             panic!("not the demo")
         };
         assert_eq!(args, ["--cow", "guest"]);

@@ -45,5 +45,6 @@ pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking
 pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SharedMemory};
 pub use state::{StateGroup, VcpuState};
 pub use vm::{
-    Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, RingZero, Vm, VmError,
+    Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Paused, Protection, RingZero, Vm,
+    VmError,
 };

@@ -259,6 +259,32 @@ impl HostMemory {
         Ok(())
     }
 
+    /// Copies bytes out of memory that the guest may write at this moment: each word is read once, in one access.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`], also when `offset` is not a multiple of 8, or the last word reaches past the end.
+    pub fn read_words(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        for (offset, part) in (offset..).step_by(8).zip(into.chunks_mut(8)) {
+            let word = self.read_u64(offset)?.to_le_bytes();
+            part.copy_from_slice(&word[..part.len()]);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into memory that the guest may read or write at this moment, a word at a time. The last word is filled up with
+    /// zeroes.
+    ///
+    /// # Errors
+    /// As [`read_words`](Self::read_words).
+    pub fn write_words(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
+        for (offset, part) in (offset..).step_by(8).zip(from.chunks(8)) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(offset, u64::from_le_bytes(word))?;
+        }
+        Ok(())
+    }
+
     /// Copies bytes in.
     ///
     /// # Errors

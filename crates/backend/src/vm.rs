@@ -59,6 +59,15 @@ pub trait Vm: Send {
     /// [`VmError::NoPendingInput`] when the last exit was not [`Exit::IoIn`].
     fn complete_io_in(&mut self, data: u32) -> Result<(), VmError>;
 
+    /// Makes the guest stand still. It does anyway between two calls of [`run`](Vm::run), unless somebody runs it on a thread of its own
+    /// and has reported as an exit what was none.
+    ///
+    /// # Errors
+    /// [`VmError::Hypervisor`].
+    fn pause(&mut self) -> Result<Paused, VmError> {
+        Ok(Paused::AtExit)
+    }
+
     /// Completes whatever the last exit left half done, so that the state read next is the architectural one.
     ///
     /// KVM commits an `out` only on the next entry; this enters and leaves at once.
@@ -128,6 +137,15 @@ pub trait Interrupter: Send + Sync + fmt::Debug {
     /// The caller guarantees that the thread that called [`enter`](Interrupter::enter) is alive and has not yet called
     /// `leave`, by a lock that both sides take.
     fn interrupt(&self);
+}
+
+/// Where a guest that was made to stand still does so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paused {
+    /// At the exit that was reported last.
+    AtExit,
+    /// Somewhere else: it went on although it had promised to wait.
+    Elsewhere,
 }
 
 /// Why the guest stopped.
@@ -353,7 +371,8 @@ pub enum VmError {
 }
 
 impl VmError {
-    pub(crate) fn hypervisor(operation: &'static str, source: impl Into<io::Error>) -> Self {
+    /// The error of a system call, or of what stands in for one.
+    pub fn hypervisor(operation: &'static str, source: impl Into<io::Error>) -> Self {
         Self::Hypervisor {
             operation,
             source: source.into(),

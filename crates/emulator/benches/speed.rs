@@ -29,7 +29,7 @@ const INTEGERS: &[u8] = &[
     0x74, 0x03, // je +3
     0x48, 0xFF, 0xC3, // inc rbx
     0x48, 0xFF, 0xC7, // inc rdi
-    0xEB, 0xD7, // jmp to the start
+    0xEB, 0xD9, // jmp to the start
 ];
 /// Eight bytes from one place to another.
 const COPY: &[u8] = &[

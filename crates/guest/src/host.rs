@@ -87,7 +87,7 @@ pub fn call_host_on<T: GuestValue>(
             code: ErrorCode::TooLarge,
             text: format!("{error}"),
         })?;
-    link.exit(Port::HostCall, 0);
+    link.wait(Port::HostCall, 0);
     // SAFETY: the reference is used in this function only, and the one exit below it, a fill, does not let the host
     // write a message.
     let input = unsafe { link.input() };

@@ -86,6 +86,7 @@ mod gate;
 mod heap;
 mod host;
 pub mod kernel;
+mod line;
 mod link;
 mod logging;
 pub mod metric;

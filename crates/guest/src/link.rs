@@ -12,6 +12,7 @@ use vellum_abi::port::Port;
 use zerocopy::IntoBytes;
 
 use crate::gate::Gate;
+use crate::line::Line;
 use crate::outbox::{Appended, Body, Outbox, WhenFull};
 
 /// Bytes of the smallest page.
@@ -28,6 +29,7 @@ pub struct Link<'g> {
     output: *mut u8,
     output_len_bytes: usize,
     outbox: Outbox,
+    line: Line,
     touch_before_fill: bool,
     gate: &'g dyn Gate,
 }
@@ -48,9 +50,17 @@ impl<'g> Link<'g> {
             output_len_bytes: len(peb.output_len_bytes),
             // SAFETY: the caller promises for the outbox what it promises for the output buffer.
             outbox: unsafe { Outbox::new(peb) },
+            // SAFETY: the same.
+            line: unsafe { Line::new(peb) },
             touch_before_fill: peb.flags & FLAG_TOUCH_BEFORE_FILL != 0,
             gate,
         }
+    }
+
+    /// Does what leaving through `port` does; where the host polls, without leaving.
+    #[inline]
+    pub fn wait(&self, port: Port, eax: u32) {
+        self.line.exit(self.gate, port, eax);
     }
 
     /// Leaves through `port`.

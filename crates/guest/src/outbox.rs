@@ -10,12 +10,13 @@ use vellum_abi::peb::{FLAG_OUTBOX_DROPS, Peb};
 use vellum_abi::port::Port;
 
 use crate::gate::Gate;
-use crate::link::address;
+use crate::link::{address, pointer};
 
 /// The outbox of this guest. It holds an address, not a reference, because the host empties it during exits.
 #[derive(Clone, Copy)]
 pub(crate) struct Outbox {
-    start: *mut u8,
+    header: *mut OutboxHeader,
+    records: *mut u8,
     room_bytes: usize,
     drops: bool,
 }
@@ -61,7 +62,8 @@ impl Outbox {
         let len_bytes = usize::try_from(peb.outbox_len_bytes).unwrap_or(0);
         let room_bytes = len_bytes.saturating_sub(RECORDS_OFFSET);
         Self {
-            start: address(peb.outbox_ptr),
+            header: pointer(peb.outbox_ptr),
+            records: address(peb.outbox_ptr).wrapping_add(RECORDS_OFFSET),
             room_bytes: room_bytes - room_bytes % RECORD_ALIGN,
             drops: peb.flags & FLAG_OUTBOX_DROPS != 0,
         }
@@ -100,9 +102,7 @@ impl Outbox {
         // SAFETY: the records lie in the outbox, which `new` required to be mapped and writable; those behind the end are the
         // guest's alone. It is the only reference: the one kind of closure that runs code of the guest's author is kept from
         // coming here again by `logging`.
-        let room = unsafe {
-            core::slice::from_raw_parts_mut(self.start.add(RECORDS_OFFSET + end), room_bytes)
-        };
+        let room = unsafe { core::slice::from_raw_parts_mut(self.records.add(end), room_bytes) };
         let mut record = RecordWriter::new(room)?;
         let len_bytes = match write(record.body()) {
             Body::Whole(len_bytes) => len_bytes,
@@ -121,26 +121,26 @@ impl Outbox {
 
     #[cold]
     fn count_dropped(&self) -> Appended {
-        let dropped = self.start.wrapping_add(DROPPED_OFFSET).cast::<u32>();
         // SAFETY: the header is mapped, writable and aligned; volatile, because the host writes it, too.
-        unsafe { dropped.write_volatile(dropped.read_volatile().wrapping_add(1)) };
+        unsafe {
+            let dropped = &raw mut (*self.header).dropped;
+            dropped.write_volatile(dropped.read_volatile().wrapping_add(1));
+        }
         Appended::Dropped
     }
 
     fn end(&self) -> usize {
-        let end = self.start.wrapping_add(END_OFFSET).cast::<u32>();
         // SAFETY: the header is mapped, readable and aligned; volatile, because the host writes it, too.
-        unsafe { end.read_volatile() as usize }
+        unsafe { (&raw const (*self.header).end_bytes).read_volatile() as usize }
     }
 
     fn set_end(&self, end: usize) {
-        let place = self.start.wrapping_add(END_OFFSET).cast::<u32>();
         // What the end covers is written before: the compiler's order is the processor's here (Intel SDM volume 3, section 9.2.2).
         core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Release);
         // SAFETY: as in `end`. An outbox is shorter than 4 GiB.
-        unsafe { place.write_volatile(u32::try_from(end).unwrap_or(u32::MAX)) };
+        unsafe {
+            (&raw mut (*self.header).end_bytes)
+                .write_volatile(u32::try_from(end).unwrap_or(u32::MAX));
+        }
     }
 }
-
-const END_OFFSET: usize = core::mem::offset_of!(OutboxHeader, end_bytes);
-const DROPPED_OFFSET: usize = core::mem::offset_of!(OutboxHeader, dropped);

@@ -107,7 +107,7 @@ pub fn serve() -> ! {
     let mut session = Session::new(state.link, state.functions);
     loop {
         session.answer();
-        state.link.exit(Port::Idle, IDLE_REPLY);
+        state.link.wait(Port::Idle, IDLE_REPLY);
     }
 }
 

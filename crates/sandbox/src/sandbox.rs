@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
+use vellum_backend::Paused;
 use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
@@ -14,7 +15,7 @@ use crate::call::{
 };
 use crate::capture::capture;
 use crate::checkpoint::{Checkpoint, Checkpoints};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineKind};
 use crate::error::{Error, Failure};
 use crate::guest_fn::GuestFn;
 use crate::host::{HostFunctions, Resolved};
@@ -22,6 +23,7 @@ use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving, Restored};
 use crate::logging::LogSink;
 use crate::mapping::{Mapping, MappingInfo};
+use crate::polling::Polling;
 use crate::snapshot::{Snapshot, SnapshotData, Suspension};
 use crate::value::{Arguments, FromValue, Value};
 
@@ -42,6 +44,8 @@ pub struct Sandbox {
     buffers: Buffers,
     outbox: Outbox,
     pub(crate) checkpoints: Checkpoints,
+    /// Whether the guest is polled.
+    polling: Option<Polling>,
     health: Health,
 }
 
@@ -114,8 +118,45 @@ impl Sandbox {
             buffers: Buffers::new(sizes.input_len_bytes, sizes.output_len_bytes),
             outbox: Outbox::default(),
             checkpoints: Checkpoints::default(),
+            polling: None,
             health: Health::of(snapshot),
         })
+    }
+
+    /// From now on the guest runs on a thread of its own, and the thread that makes a call *polls*: calls and host calls pass through
+    /// shared memory, and the guest does not leave for them as long as both sides are quick. Two cores are busy during a call, and one
+    /// for some tens of microseconds after it; a side that has nothing to do for longer goes to sleep, and the next call or host call costs an
+    /// exit and the waking of a thread.
+    ///
+    /// Nothing else changes: deadlines, cancellation, snapshots and restores work as before. For user guests in Rust; a guest that
+    /// does not know how to wait leaves as before. On a machine with one processor, for kernels, and in the interpreter, this does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system has no thread to give.
+    pub fn into_polling(self, polling: Polling) -> Result<Self, Error> {
+        let processors = std::thread::available_parallelism();
+        // The interpreter is a part of this program, whose accesses to guest memory must not race with the host's.
+        let is_interpreted = self.engine.name() == EngineKind::Emulator.name();
+        if self.polling.is_some() || is_interpreted || processors.is_ok_and(|count| count.get() < 2)
+        {
+            return Ok(self);
+        }
+        let mut sandbox = self;
+        sandbox.instance = sandbox.instance.into_polled(polling)?;
+        sandbox.control = Control::new(sandbox.instance.vm().interrupter());
+        sandbox.polling = Some(polling);
+        Ok(sandbox)
+    }
+
+    /// Makes a polled guest stand still. One that runs although it has promised to wait has spoilt the sandbox.
+    fn pause(&mut self) -> Result<(), Failure> {
+        if self.polling.is_some() && self.instance.pause()? == Paused::Elsewhere {
+            self.health = match self.health {
+                Health::Dead => Health::Dead,
+                _ => Health::Dirty,
+            };
+        }
+        Ok(())
     }
 
     /// From now on keeps the latest snapshot that the guest asks for. Before, such a request changes nothing, and the guest goes on.
@@ -387,6 +428,7 @@ impl Sandbox {
     /// the one wanted); [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) with interrupt controllers;
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when there is no memory for it.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        self.pause()?;
         self.check_ready()?;
         // What calls left in the buffers is not part of the guest's state.
         self.instance.wipe_buffers()?;
@@ -433,6 +475,7 @@ impl Sandbox {
             return Err(incompatible("cpu profile").into());
         }
         let is_base = Arc::ptr_eq(&snapshot.data, base);
+        self.pause()?;
         let leaving = self.leaving();
         let in_place = is_base && leaving == Leaving::Cleanly;
         if !in_place {
@@ -479,6 +522,7 @@ impl Sandbox {
     /// read.
     pub fn read_memory(&mut self, address: u64, into: &mut [u8]) -> Result<(), Error> {
         self.check_alive()?;
+        self.pause()?;
         let result = self.instance.peek(address, into);
         Ok(result.map_err(Failure::GuestMemory)?)
     }
@@ -491,6 +535,7 @@ impl Sandbox {
     /// when the guest touches it; nothing was written.
     pub fn write_memory(&mut self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         self.check_alive()?;
+        self.pause()?;
         let result = self.instance.poke(address, bytes);
         Ok(result.map_err(Failure::GuestMemory)?)
     }
@@ -505,6 +550,7 @@ impl Sandbox {
     /// [`ErrorKind::Hypervisor`](crate::ErrorKind::Hypervisor) when the system refuses.
     pub fn map(&mut self, gpa: Gpa, mapping: &Mapping) -> Result<(), Error> {
         self.check_alive()?;
+        self.pause()?;
         let leaving = self.leaving();
         let mapped = self.instance.map(gpa, mapping, leaving);
         self.note_failure();
@@ -517,6 +563,7 @@ impl Sandbox {
     /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) when nothing has this label: nothing has changed.
     pub fn unmap(&mut self, label: &str) -> Result<(), Error> {
         self.check_alive()?;
+        self.pause()?;
         let leaving = self.leaving();
         let unmapped = self.instance.unmap(label, leaving);
         self.note_failure();
@@ -576,6 +623,9 @@ impl Sandbox {
             return self.instance.load(snapshot, leaving);
         }
         let mut instance = Instance::new(&self.engine, snapshot)?;
+        if let Some(polling) = self.polling {
+            instance = instance.into_polled(polling)?;
+        }
         instance.take_mappings_of(&mut self.instance)?;
         self.instance = instance;
         self.control = Control::new(self.instance.vm().interrupter());

@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 
+use vellum_guest::abi::line::{EAX_OFFSET, PORT_OFFSET, STATE_OFFSET, State};
 use vellum_guest::abi::port::{IDLE_REPLY, Port};
 use vellum_guest::{guest_function, rt};
 
@@ -73,6 +75,36 @@ fn read_outbox() -> Vec<u8> {
     let room_bytes = usize::try_from(peb.outbox_len_bytes).unwrap_or(0);
     // SAFETY: the host maps the outbox that the PEB names, readable; nobody writes it meanwhile.
     unsafe { core::slice::from_raw_parts(outbox, room_bytes) }.to_vec()
+}
+
+/// Writes nonsense to the words by which guest and host wait for each other, `count` times, and returns.
+#[guest_function]
+fn spoil_line(count: u32) {
+    for value in 0..count {
+        line_word(STATE_OFFSET).store(value.wrapping_mul(0x9E37_79B9), Ordering::Relaxed);
+        line_word(STATE_OFFSET).store(value % 8, Ordering::Relaxed);
+    }
+}
+
+/// Posts that these bytes are its reply, and goes on for ever.
+#[guest_function]
+fn reply_and_go_on(bytes: &[u8]) {
+    let output: *mut u8 =
+        core::ptr::with_exposed_provenance_mut(usize::try_from(rt::peb().output_ptr).unwrap_or(0));
+    // SAFETY: as in `raw_exit`; the test sends fewer bytes than the buffer has.
+    unsafe { output.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    line_word(PORT_OFFSET).store(Port::Idle.number().into(), Ordering::Relaxed);
+    line_word(EAX_OFFSET).store(IDLE_REPLY, Ordering::Relaxed);
+    line_word(STATE_OFFSET).store(State::Posted as u32, Ordering::Release);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+fn line_word(offset: usize) -> &'static AtomicU32 {
+    let outbox = usize::try_from(rt::peb().outbox_ptr).unwrap_or(0);
+    // SAFETY: the host maps the outbox that the PEB names, writable and for ever; both sides use these words atomically.
+    unsafe { AtomicU32::from_ptr(core::ptr::with_exposed_provenance_mut(outbox + offset)) }
 }
 
 fn out(port: u32, value: u32) {

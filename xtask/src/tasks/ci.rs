@@ -13,7 +13,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     heading("lint");
     lint::run(workspace).context("lint")?;
     heading("test");
-    test::run(workspace).context("test")?;
+    test::run(workspace, None).context("test")?;
     let problem = Kvm::probe().problem();
     for (title, task) in [
         ("demo", demo as fn(&Workspace) -> Result<()>),
@@ -34,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn demo(workspace: &Workspace) -> Result<()> {
-    demo::run(workspace, &[])
+    demo::run(workspace, None, &[])
 }
 
 /// The whole table with few samples: shows that every row still runs, not how fast.

@@ -1,17 +1,15 @@
 //! `cargo xtask demo`: the demonstration on the real guest.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::host::Kvm;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Builds the example and its guest, then runs it with `args`.
-pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
-    // Checked before the build, so that a machine without a hypervisor answers at once.
-    if let Some(problem) = Kvm::probe().problem() {
-        bail!("the demo needs a hypervisor: {problem}");
-    }
+/// The environment variable by which an engine is chosen.
+pub(super) const ENGINE_VARIABLE: &str = "VELLUM_ENGINE";
+
+/// Builds the example and its guest, then runs it with `args`, on `engine` or on the first one that works: the emulator needs nothing.
+pub(crate) fn run(workspace: &Workspace, engine: Option<&str>, args: &[String]) -> Result<()> {
     let mut command = workspace.cargo();
     command.args([
         "run",
@@ -23,6 +21,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     ]);
     if !args.is_empty() {
         command.arg("--").args(args);
+    }
+    if let Some(engine) = engine {
+        command.env(ENGINE_VARIABLE, engine);
     }
     process::run(&mut command).context("the demo did not finish")
 }

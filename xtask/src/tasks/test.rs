@@ -16,7 +16,7 @@ use crate::workspace::Workspace;
 const STANDALONE: [&str; 3] = ["vellum-layout", "vellum-abi", "vellum-vmem"];
 
 /// Runs the quick checks, then all tests, then prints the summary. A failed part does not keep the next from running.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, engine: Option<&str>) -> Result<()> {
     let kvm_problem = Kvm::probe().problem();
     print_environment(kvm_problem.as_deref());
 
@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     heading("crates that build alone");
     let standalone = build_standalone(workspace);
     heading("tests");
-    let outcome = run_tests(workspace, kvm_problem.as_deref())?;
+    let outcome = run_tests(workspace, kvm_problem.as_deref(), engine)?;
 
     heading("summary");
     print!("{}", outcome.engines.table(kvm_problem.as_deref()));
@@ -82,7 +82,11 @@ impl Outcome {
     }
 }
 
-fn run_tests(workspace: &Workspace, kvm_problem: Option<&str>) -> Result<Outcome> {
+fn run_tests(
+    workspace: &Workspace,
+    kvm_problem: Option<&str>,
+    engine: Option<&str>,
+) -> Result<Outcome> {
     let report_file = workspace.target_dir().join("vellum-test-report.txt");
     fs::create_dir_all(workspace.target_dir()).context("could not create the target directory")?;
     fs::write(&report_file, "")
@@ -94,14 +98,17 @@ fn run_tests(workspace: &Workspace, kvm_problem: Option<&str>) -> Result<Outcome
     command
         .args(["test", "--workspace", "--no-fail-fast"])
         .env(REPORT_VARIABLE, &report_file);
+    if let Some(engine) = engine {
+        command.env(super::demo::ENGINE_VARIABLE, engine);
+    }
     let passed = process::run_inspected(&mut command, |line| {
         totals.add_line(line);
         printed.extend(printed_report(line).map(str::to_owned));
     })?;
-    let over_mshv = match kvm_problem {
-        // The double has nothing to run guests on; the table says so.
-        Some(_) => Ok(()),
-        None => mshv::run_on_double(workspace, Some(&report_file)).and_then(|over_mshv| {
+    let over_mshv = match (kvm_problem, engine) {
+        // The double has nothing to run guests on, which the table says; or another engine was asked for.
+        (Some(_), _) | (_, Some(_)) => Ok(()),
+        (None, None) => mshv::run_on_double(workspace, Some(&report_file)).and_then(|over_mshv| {
             println!("over mshv, on the double: {over_mshv}");
             over_mshv.verdict()
         }),

@@ -1,9 +1,10 @@
 //! What sandboxes cost.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use vellum_sandbox::{CowMode, Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
+use vellum_sandbox::{CowMode, Engine, GuestImage, HostFunctions, Polling, Sandbox, Snapshot};
 
 use crate::bare::{BareSlots, BareVm};
 use crate::figures::Figures;
@@ -95,6 +96,7 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
     );
 
     log_records(&mut sandbox, effort, figures)?;
+    polled(engine, effort, figures)?;
     let per_call = ioctls::count_per(COUNTED, || {
         (0..COUNTED).try_for_each(|_| Ok(null.call(&mut sandbox, ())?))
     })?;
@@ -106,6 +108,23 @@ pub(crate) fn calls(engine: &Engine, effort: Effort, figures: &mut Figures) -> a
         "ioctls_per_host_call",
         (with_host_calls - per_call) / f64::from(COUNTED),
     );
+    Ok(())
+}
+
+/// What a host call adds to a call where the host polls. On a machine with one processor nothing is polled, and there is no figure.
+fn polled(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        return Ok(());
+    }
+    let polling = Polling::new().spin(Duration::from_millis(10));
+    let mut sandbox = sandbox(engine, 8 * MIB)?.into_polling(polling)?;
+    let call_host = sandbox.function::<(u32,), i32>("call_host_add_loop")?;
+    let cell = std::cell::RefCell::new(&mut sandbox);
+    let calls = |count: u32| Ok(call_host.call(&mut cell.borrow_mut(), (count,)).map(drop)?);
+    let times = pair(effort.samples(200), || calls(0), || calls(CALLS))?;
+    let host_call = (times.figure - times.floor) / f64::from(CALLS);
+    figures.add("host_call_polling_ns", host_call);
+    figures.add("call_polling_ns", times.floor);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Draining the outbox: what the guest said without leaving, taken at the exit that came next.
 
+use vellum_abi::function::Signature;
 use vellum_abi::message::{Argument, Message};
 use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET, Record, Records};
 
@@ -104,7 +105,7 @@ impl Session<'_> {
     /// Calls a host function that has no answer. Whether it fails is nothing to the guest.
     fn make_one_way_call(&mut self, message: Message<'_>) -> Result<(), Failure> {
         let function = message.function();
-        let is_one_way = self.host.signature(function).map(|it| it.is_one_way());
+        let is_one_way = self.host.signature(function).map(Signature::is_one_way);
         if is_one_way != Some(true) || check_arguments(&message, self.host)?.is_err() {
             return Err(Failure::Protocol(
                 "a one-way call of no such host function, or with other arguments",

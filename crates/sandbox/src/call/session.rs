@@ -507,8 +507,7 @@ fn scalar_reply(
         function,
         status: 0,
         slot_count: 1,
-        // A small constant.
-        total_len_bytes: SCALAR_REPLY_LEN_BYTES as u32,
+        total_len_bytes: u32::try_from(SCALAR_REPLY_LEN_BYTES).ok()?,
         reserved: [0; 3],
     };
     let slot = Slot::read_from_bytes(rest).ok()?;

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, HostMemory, Protection, StateGroup, Vm};
+use vellum_backend::{Exit, HostMemory, Paused, Protection, StateGroup, Vm};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
 use crate::error::Failure;
 use crate::machine::ResumePage;
-use crate::memory::{Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Parts};
+use crate::memory::{Geometry, GuestMemory, Layers, PAGE_LEN_BYTES, Parts, SpaceError};
+use crate::polling::{Polling, PollingVm};
 use crate::snapshot::SnapshotData;
 
 use guest_side::{GuestSide, Undo};
@@ -73,6 +74,8 @@ pub(crate) struct Instance {
     /// Whether the hypervisor itself has failed, in running the guest or in changing what it sees. What it would do next is anybody's
     /// guess: a restore takes another VM.
     has_failed: bool,
+    /// Whether the guest runs on a thread of its own, and may do so while the host looks at its messages.
+    is_polled: bool,
 }
 
 /// What each way of undoing a guest's writes keeps.
@@ -144,6 +147,7 @@ impl Instance {
             input_used: 0,
             generation: snapshot.generation,
             has_failed: false,
+            is_polled: false,
             geometry,
             base: snapshot.clone(),
         };
@@ -155,6 +159,35 @@ impl Instance {
         }
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
+    }
+
+    /// The same sandbox, whose guest runs on a thread of its own and need not leave it to be served. Only for user guests: what a kernel
+    /// does with its tables while the host looks is its own affair.
+    #[expect(unsafe_code, reason = "shares words of the outbox with the guest")]
+    pub(crate) fn into_polled(mut self, polling: Polling) -> Result<Self, Failure> {
+        if self.is_kernel() || self.is_polled {
+            return Ok(self);
+        }
+        let outbox = self
+            .memory
+            .scratch
+            .hva()
+            .checked_add(self.outbox_offset)
+            .ok_or(SpaceError::Overflow)?;
+        // SAFETY: the outbox lies in scratch, which this value owns, drops behind its VM and never unmaps or protects before; what
+        // is mapped anew there is writable as well. No reference into it is ever formed.
+        let polled = unsafe { PollingVm::new(self.vm.0, outbox, polling) };
+        self.vm = DebugVm(Box::new(polled.map_err(Failure::Memory)?));
+        self.is_polled = true;
+        Ok(self)
+    }
+
+    /// Makes the guest stand still, and says where.
+    pub(crate) fn pause(&mut self) -> Result<Paused, Failure> {
+        if !self.is_polled {
+            return Ok(Paused::AtExit);
+        }
+        Ok(self.vm.0.pause()?)
     }
 
     /// Whether this VM must not run its guest any more.
@@ -358,6 +391,10 @@ impl Instance {
             CowState::Guest(_) | CowState::Host(_) => {}
         }
         self.input_used = self.input_used.max(len_bytes);
+        if self.is_polled {
+            let offset = self.memory.scratch_offset(self.geometry.plan.input());
+            return self.memory.scratch.write_words(offset, message);
+        }
         self.memory.write(start, message)
     }
 
@@ -373,6 +410,9 @@ impl Instance {
     /// Copies bytes from the start of the output buffer.
     #[inline]
     pub(crate) fn read_output(&self, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        if self.is_polled {
+            return self.memory.scratch.read_words(self.output_offset, into);
+        }
         self.memory.scratch.read(self.output_offset, into)
     }
 
@@ -387,13 +427,17 @@ impl Instance {
         self.geometry.view.outbox.len_bytes()
     }
 
-    /// Copies this many bytes of records behind the end of `into`.
+    /// Copies this many bytes of records into `into`, which is empty.
     pub(crate) fn read_outbox(
         &self,
         len_bytes: usize,
         into: &mut Vec<u8>,
     ) -> Result<(), OutOfBounds> {
         let records = self.outbox_offset + RECORDS_OFFSET as u64;
+        if self.is_polled {
+            into.resize(len_bytes, 0);
+            return self.memory.scratch.read_words(records, into);
+        }
         self.memory.scratch.append_to(records, len_bytes, into)
     }
 

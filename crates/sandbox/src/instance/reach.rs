@@ -4,7 +4,7 @@
 //! debugger, who may read and write whatever is mapped. Each page run takes one bounded translation, and the length is the caller's.
 
 use vellum_backend::state::{SpecialRegs, VcpuState, cr0, cr4, efer};
-use vellum_backend::{HostMemory, StateGroup, VmError};
+use vellum_backend::{HostMemory, Paused, StateGroup, VmError};
 use vellum_layout::{Gpa, Gva, PAGE_SIZE};
 use vellum_vmem::{Attrs, Format, Mapping, TranslateError, translate};
 
@@ -73,6 +73,7 @@ impl Instance {
     /// for a fill.
     pub(crate) fn write_guest(&mut self, address: u64, bytes: &[u8]) -> Result<(), ReachError> {
         self.check_area(address, bytes.len() as u64, Attrs::WRITE)?;
+        self.stand_still()?;
         let paging = self.paging()?;
         self.write_runs(paging, address, bytes, self.guest_rights() | Attrs::WRITE)
     }
@@ -83,8 +84,8 @@ impl Instance {
         address: u64,
         len_bytes: u64,
     ) -> Result<Vec<u8>, ReachError> {
-        self.check_area(address, len_bytes, Attrs::empty())?;
-        check_end(address, len_bytes)?;
+        self.check_readable(address, len_bytes)?;
+        self.stand_still()?;
         let paging = self.paging()?;
         // A range can name more than there is: then the loop ends early.
         let room = len_bytes.min(self.memory_len_bytes());
@@ -107,6 +108,16 @@ impl Instance {
         Ok(bytes)
     }
 
+    /// Large values are copied while the guest does not run.
+    fn stand_still(&mut self) -> Result<(), ReachError> {
+        match self.pause()? {
+            Paused::AtExit => Ok(()),
+            Paused::Elsewhere => {
+                Err(Failure::Protocol("the guest goes on while it waits for its host").into())
+            }
+        }
+    }
+
     /// Whether the guest itself may read from a range, as far as that can be said without looking at every page.
     pub(crate) fn check_readable(&self, address: u64, len_bytes: u64) -> Result<(), ReachError> {
         self.check_area(address, len_bytes, Attrs::empty())?;
@@ -120,6 +131,7 @@ impl Instance {
         into: &mut [u8],
     ) -> Result<(), ReachError> {
         self.check_readable(address, into.len() as u64)?;
+        self.stand_still()?;
         let rights = self.guest_rights();
         self.read_runs(address, into, rights)
     }

@@ -18,6 +18,7 @@ mod kept_pages;
 mod large_values;
 mod logging;
 mod outbox;
+mod polling;
 mod pool;
 mod random_orders;
 mod residue;
