@@ -93,11 +93,11 @@ pub struct EngineBuilder {
 /// Which hypervisor to use.
 #[derive(Clone, Debug, Default)]
 enum Choice {
-    /// The first of [`EngineKind::ALL`] that works here.
-    #[default]
-    First,
     /// The first of [`EngineKind::HARDWARE`] that works here.
+    #[default]
     Hardware,
+    /// The first of [`EngineKind::ALL`] that works here.
+    First,
     /// One of them and no other.
     Kind(EngineKind),
     /// One that the caller opened.
@@ -138,8 +138,17 @@ impl EngineBuilder {
         self
     }
 
-    /// A hypervisor that runs guests on the processor, never the emulator: what production wants, where a machine without one is a
-    /// mistake to be told about and not to be slow on.
+    /// The emulator where there is no hypervisor, with one line on standard error that says so: for demonstrations, tests and a developer's
+    /// inner loop. It is not the default, because it still lacks instructions that a guest may use (all of x87), and because the host process
+    /// ends with it when a mapped file is truncated.
+    #[must_use]
+    pub fn or_emulator(mut self) -> Self {
+        self.choice = Choice::First;
+        self
+    }
+
+    /// A hypervisor that runs guests on the processor, never the emulator, whatever was chosen before: what production wants, where a
+    /// machine without one is a mistake to be told about and not to be slow on. This is the default.
     #[must_use]
     pub fn require_hardware(mut self) -> Self {
         self.choice = Choice::Hardware;
