@@ -14,7 +14,7 @@
 //! | [`function`] | the tables of exported and imported functions in the guest's ELF |
 //! | [`note`] | the ELF note that marks a file as a Vellum guest |
 //! | [`outbox`] | what a guest says without leaving: log records, metrics, one-way host calls |
-//! | [`line`] | how a guest waits without leaving, where the host polls |
+//! | [`line`](mod@line) | how a guest waits without leaving, where the host polls |
 //! | [`log`] | log records and panic records |
 //! | [`metric`] | numbers that a guest reports by name |
 //! | [`fault`] | the record that the monitor leaves when the guest faults |
