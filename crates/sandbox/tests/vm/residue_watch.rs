@@ -12,6 +12,7 @@ use vellum_backend::{
     Capabilities, Exit, Hva, Hypervisor, Interrupter, Protection, StateGroup, VcpuState, Vm,
     VmConfig, VmError,
 };
+use vellum_emulator::Emulator;
 use vellum_layout::{Gpa, GpaRange};
 
 /// The two looks of a call.
@@ -44,6 +45,7 @@ impl Watch {
         let inner: Arc<dyn Hypervisor> = match name {
             "kvm" => Arc::new(Kvm::open().expect("it is there")),
             "mshv" => Arc::new(Mshv::open().expect("it is there")),
+            "emulator" => Arc::new(Emulator::new()),
             other => panic!("no engine {other} is known here"),
         };
         Arc::new(Watched {
