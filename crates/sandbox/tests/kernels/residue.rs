@@ -45,17 +45,17 @@ fn run(kernel: Kernel, cases: u32) {
 
 #[test]
 fn a_kernel_without_paging_is_as_new_after_a_restore() {
-    run(Kernel::IdentityRust, 40);
+    run(Kernel::IdentityRust, 30);
 }
 
 #[test]
 fn a_paged_kernel_is_as_new_after_a_restore() {
-    run(Kernel::Paged, 25);
+    run(Kernel::Paged, 20);
 }
 
 #[test]
 fn an_amd64_kernel_is_as_new_after_a_restore() {
-    run(Kernel::Amd64, 25);
+    run(Kernel::Amd64, 20);
 }
 
 /// Without this the tests above could pass by comparing nothing.

@@ -333,6 +333,9 @@ impl Subject {
         if self.is_user() {
             state.special.cr3 &= !(1 << 3);
             state.special.cr2 = 0;
+            // The shadow of a `mov ss` before the last `out` is over after the first instruction of the page that resumes the guest,
+            // and no interrupt could come in it.
+            state.events.interrupt_shadow = 0;
         }
         state
     }

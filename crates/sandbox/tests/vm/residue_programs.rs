@@ -51,12 +51,12 @@ fn subject(lab: &Lab) -> Subject {
 
 #[test]
 fn a_user_guest_whose_pages_the_host_copies_is_as_new_after_a_restore() {
-    in_mode(CowMode::HostSide, |lab| subject(lab).run_cases(100));
+    in_mode(CowMode::HostSide, |lab| subject(lab).run_cases(80));
 }
 
 #[test]
 fn a_user_guest_that_copies_its_pages_is_as_new_after_a_restore() {
-    in_mode(CowMode::GuestSide, |lab| subject(lab).run_cases(30));
+    in_mode(CowMode::GuestSide, |lab| subject(lab).run_cases(25));
 }
 
 /// Without this the tests above could pass by comparing nothing.
