@@ -5,11 +5,13 @@
 //! is their own affair.
 
 #[cfg(target_arch = "x86_64")]
-mod amd64;
+#[path = "residue/amd64.rs"]
+mod machine;
 mod control;
 mod endings;
 #[cfg(target_arch = "x86")]
-mod i686;
+#[path = "residue/i686.rs"]
+mod machine;
 mod leaving;
 mod segments;
 
@@ -20,11 +22,6 @@ use alloc::vec::Vec;
 use vellum_guest::{GuestError, guest_function, log, rt};
 
 use crate::memory::{read, write};
-
-#[cfg(target_arch = "x86_64")]
-use amd64 as machine;
-#[cfg(target_arch = "x86")]
-use i686 as machine;
 
 /// Letter, selector, and eight bytes of value.
 const OPERATION_LEN_BYTES: usize = 10;

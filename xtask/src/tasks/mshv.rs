@@ -271,7 +271,9 @@ mod tests {
 
     fn totals(lines: &[&str]) -> Totals {
         let mut totals = Totals::default();
-        lines.iter().for_each(|line| totals.add_line(line));
+        for line in lines {
+            totals.add_line(line);
+        }
         totals
     }
 
