@@ -201,7 +201,7 @@ fn call_host(selector: u8, value: u64, seen: &mut Vec<u8>) {
 }
 
 fn put(seen: &mut Vec<u8>, words: &[u64]) {
-    words
-        .iter()
-        .for_each(|word| seen.extend_from_slice(&word.to_le_bytes()));
+    for word in words {
+        seen.extend_from_slice(&word.to_le_bytes());
+    }
 }

@@ -27,7 +27,7 @@ pub(super) fn end(kind: u8, value: u64) {
             4 => asm!("in al, dx", in("edx") port, out("al") _, options(nostack)),
             5 => machine::output_string(port, at),
             6 => {
-                asm!("rep insb", in("edx") port, inout("edi") at => _, inout("ecx") 8_usize => _, options(nostack))
+                asm!("rep insb", in("edx") port, inout("edi") at => _, inout("ecx") 8_usize => _, options(nostack));
             }
             7 => asm!("insd", in("edx") port, inout("edi") at => _, options(nostack)),
             8 => panic!("on purpose: {port}"),
@@ -39,17 +39,17 @@ pub(super) fn end(kind: u8, value: u64) {
             12 => asm!("mov dword ptr [{}], {:e}", in(reg) absent, in(reg) port, options(nostack)),
             13 => asm!("add dword ptr [{}], {:e}", in(reg) absent, in(reg) port, options(nostack)),
             14 => {
-                asm!("rep stosb", inout("edi") absent => _, inout("ecx") 64_usize => _, in("al") low, options(nostack))
+                asm!("rep stosb", inout("edi") absent => _, inout("ecx") 64_usize => _, in("al") low, options(nostack));
             }
             15 => machine::copy_words(absent, at),
             16 => machine::push_from(absent),
             17 => asm!("int3", options(nostack)),
             // TF is bit 8 (Intel SDM volume 1, section 3.4.3): #DB behind the next instruction.
             18 => {
-                asm!(".byte 0x9C", "pop {0}", "or {0}, 0x100", "push {0}", ".byte 0x9D", "nop", out(reg) _)
+                asm!(".byte 0x9C", "pop {0}", "or {0}, 0x100", "push {0}", ".byte 0x9D", "nop", out(reg) _);
             }
             19 => {
-                asm!("xor edx, edx", "div {:e}", in(reg) 0_u32, out("eax") _, out("edx") _, options(nostack))
+                asm!("xor edx, edx", "div {:e}", in(reg) 0_u32, out("eax") _, out("edx") _, options(nostack));
             }
             20 => asm!("call {}", in(reg) absent, options(noreturn)),
             _ => send_nonsense(kind, value),

@@ -24,10 +24,10 @@ pub(super) fn end(kind: u8, value: u64) {
             4 => asm!("in eax, dx", in("edx") port, out("eax") _, options(nostack)),
             5 => asm!("in al, dx", in("edx") port, out("al") _, options(nostack)),
             6 => {
-                asm!("rep outsb", in("edx") port, inout("rsi") at => _, inout("rcx") 8_u64 => _, options(nostack))
+                asm!("rep outsb", in("edx") port, inout("rsi") at => _, inout("rcx") 8_u64 => _, options(nostack));
             }
             7 => {
-                asm!("rep insb", in("edx") port, inout("rdi") at => _, inout("rcx") 8_u64 => _, options(nostack))
+                asm!("rep insb", in("edx") port, inout("rdi") at => _, inout("rcx") 8_u64 => _, options(nostack));
             }
             8 => asm!("outsd", in("edx") port, inout("rsi") at => _, options(nostack)),
             9 => asm!("insd", in("edx") port, inout("rdi") at => _, options(nostack)),
@@ -38,7 +38,7 @@ pub(super) fn end(kind: u8, value: u64) {
             // TF is bit 8 (Intel SDM volume 1, section 3.4.3): #DB behind the next instruction.
             14 => asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop"),
             15 => {
-                asm!("xor edx, edx", "div {:e}", in(reg) 0, out("eax") _, out("edx") _, options(nostack))
+                asm!("xor edx, edx", "div {:e}", in(reg) 0, out("eax") _, out("edx") _, options(nostack));
             }
             16 => asm!("hlt", options(nostack)),
             17 => asm!("jmp {}", in(reg) value | 1 << 62, options(noreturn)),
