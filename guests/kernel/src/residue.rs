@@ -4,15 +4,15 @@
 //! way of their own, and one reports everything that ring 0 can see. The host makes the programs up; what they do to this kernel
 //! is their own affair.
 
+mod control;
+mod endings;
+mod leaving;
 #[cfg(target_arch = "x86_64")]
 #[path = "residue/amd64.rs"]
 mod machine;
-mod control;
-mod endings;
 #[cfg(target_arch = "x86")]
 #[path = "residue/i686.rs"]
 mod machine;
-mod leaving;
 mod segments;
 
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
