@@ -88,6 +88,11 @@ fn whatever_is_not_as_expected_is_a_problem() {
         (
             Boot::Nested,
             PASSED.replace("guest-side suite=s tests=1", "guest-side suite=s skipped=x"),
+            "skipped themselves",
+        ),
+        (
+            Boot::Nested,
+            PASSED.replace("guest-side suite=s tests=1", "host-side suite=s tests=1"),
             "ran with cow=guest",
         ),
         (Boot::Nested, String::new(), "did not start"),
