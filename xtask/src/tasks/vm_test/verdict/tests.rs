@@ -10,11 +10,16 @@ const SKIPPED: &str = "@vellum npt absent\n@vellum list 0\na: test\n@vellum star
                        @vellum end 1 1\n@vellum engine engine=kvm suite=s skipped=absent\n@vellum done";
 
 fn outcome(boot: Boot, text: &str) -> Outcome {
+    outcome_of("s", boot, text)
+}
+
+/// What a boot amounts to that ran the programs of one package.
+fn outcome_of(directory: &str, boot: Boot, text: &str) -> Outcome {
     let programs: Vec<Program> = [Kind::Tests, Kind::Demo]
         .into_iter()
         .filter(|kind| *kind == Kind::Tests || boot == Boot::NoSvm)
         .map(|kind| Program {
-            name: format!("s/{kind:?}"),
+            name: format!("{directory}/{kind:?}"),
             kind,
             executable: "s".into(),
         })
@@ -111,7 +116,7 @@ fn whatever_is_not_as_expected_is_a_problem() {
         ),
     ];
     for (boot, text, expected) in cases {
-        let problems = outcome(boot, &text).problems();
+        let problems = outcome_of("sandbox", boot, &text).problems();
         assert!(
             problems.iter().any(|problem| problem.contains(expected)),
             "{expected}: {problems:?}"
