@@ -68,54 +68,13 @@ impl Cpu {
     }
 
     fn general(&self) -> Gprs {
-        let [
-            rax,
-            rcx,
-            rdx,
-            rbx,
-            rsp,
-            rbp,
-            rsi,
-            rdi,
-            r8,
-            r9,
-            r10,
-            r11,
-            r12,
-            r13,
-            r14,
-            r15,
-            ..,
-        ] = self.gpr;
-        Gprs {
-            rax,
-            rbx,
-            rcx,
-            rdx,
-            rsi,
-            rdi,
-            rsp,
-            rbp,
-            r8,
-            r9,
-            r10,
-            r11,
-            r12,
-            r13,
-            r14,
-            r15,
-            rip: self.rip,
-            rflags: self.flags.0,
-        }
+        let mut general = [0; 16];
+        general.copy_from_slice(&self.gpr[..16]);
+        Gprs::from_encoding_order(general, self.rip, self.flags.0)
     }
 
     fn set_general(&mut self, general: &Gprs) {
-        let g = general;
-        let values = [
-            g.rax, g.rcx, g.rdx, g.rbx, g.rsp, g.rbp, g.rsi, g.rdi, g.r8, g.r9, g.r10, g.r11,
-            g.r12, g.r13, g.r14, g.r15,
-        ];
-        self.gpr[..16].copy_from_slice(&values);
+        self.gpr[..16].copy_from_slice(&general.in_encoding_order());
         self.rip = general.rip;
         self.flags = Flags(general.rflags & flags::DEFINED & !flags::VM | flags::FIXED);
         self.input = None;

@@ -64,53 +64,15 @@ pub(super) fn general_names() -> impl Iterator<Item = hv_register_name> {
 }
 
 pub(super) fn general_values(r: &Gprs) -> GeneralValues {
-    [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
-        r.r13, r.r14, r.r15, r.rip, r.rflags,
-    ]
+    let mut values = [0; GENERAL_COUNT];
+    values[..16].copy_from_slice(&r.in_encoding_order());
+    values[16..].copy_from_slice(&[r.rip, r.rflags]);
+    values
 }
 
 pub(super) fn general_from_values(values: &GeneralValues) -> Gprs {
-    let [
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip,
-        rflags,
-    ] = *values;
-    Gprs {
-        rax,
-        rbx,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        rsp,
-        rbp,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip,
-        rflags,
-    }
+    let [general @ .., rip, rflags] = *values;
+    Gprs::from_encoding_order(general, rip, rflags)
 }
 
 /// The names of group Special, in the order of [`special_values`].

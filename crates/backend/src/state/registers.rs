@@ -92,6 +92,59 @@ pub struct Gprs {
     pub rflags: u64,
 }
 
+impl Gprs {
+    /// The general registers in the order in which instructions encode them: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15 (Intel SDM
+    /// volume 2, table 2-2, with REX.B for the upper eight).
+    pub const fn in_encoding_order(&self) -> [u64; 16] {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+            self.r8, self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
+    }
+
+    /// From general registers in [that order](Self::in_encoding_order), RIP and RFLAGS.
+    pub const fn from_encoding_order(general: [u64; 16], rip: u64, rflags: u64) -> Self {
+        let [
+            rax,
+            rcx,
+            rdx,
+            rbx,
+            rsp,
+            rbp,
+            rsi,
+            rdi,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+        ] = general;
+        Self {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+        }
+    }
+}
+
 impl Default for Gprs {
     fn default() -> Self {
         Self {

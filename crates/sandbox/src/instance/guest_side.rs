@@ -30,7 +30,8 @@ use frames::{DIRTY, FixedLeaf, Frame, Page, USED, find, handed_out, leaves, logg
 
 /// Pages that are copied back without a look at whether this run wrote them, until their dirty flags are cleared the next time.
 ///
-/// A cleared flag takes effect when the processor forgets its translations, which costs about as much as copying this many pages.
+/// A cleared flag takes effect when the processor forgets its translations, which costs as much as copying about a dozen pages: little,
+/// once in so many copies.
 const COPIES_PER_SWEEP: usize = 64;
 
 /// Frames above which a restore takes them back, with their memory. A restore looks at a flag for each frame.
@@ -49,7 +50,7 @@ pub(super) struct GuestSide {
     /// Pages of the image that the host itself wrote to, by index. The guest cannot write there.
     written: DirtySet,
     pub(super) shown: Shown,
-    /// Counts the bases that it went on to in place.
+    /// Counts the bases that the sandbox went on to in place.
     base_number: u64,
     /// The leaves of output buffer and outbox, once they were looked up.
     output: Vec<FixedLeaf>,

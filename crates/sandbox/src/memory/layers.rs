@@ -231,19 +231,13 @@ impl Layers {
             .map(|placed| (placed.first, &placed.layer))
     }
 
-    fn holding(&self, image_page: u64) -> Option<&Placed> {
-        let after = (self.layers).partition_point(|placed| placed.first <= image_page);
-        self.layers[..after]
-            .last()
-            .filter(|placed| image_page < placed.end())
-    }
-
     /// The layer that holds a run of image pages, and their numbers in it. A run never crosses two layers.
     pub(crate) fn find(&self, image_page: u64, pages: u64) -> Option<(&Layer, Range<u64>)> {
-        let placed = self.holding(image_page)?;
-        let start = image_page - placed.first;
+        let place = self.place(image_page)?;
+        let layer = &self.layers.get(place.layer)?.layer;
+        let start = place.offset / PAGE_SIZE;
         let end = start.checked_add(pages)?;
-        (end <= placed.layer.pages()).then_some((&*placed.layer, start..end))
+        (end <= layer.pages()).then_some((&**layer, start..end))
     }
 
     /// Where the content of an image page lies; `None` behind the last one, where all is zero.

@@ -36,26 +36,8 @@ fn table() -> impl Strategy<Value = DescriptorTable> {
 }
 
 fn gprs() -> impl Strategy<Value = Gprs> {
-    any::<[u64; 18]>().prop_map(|v| Gprs {
-        rax: v[0],
-        rbx: v[1],
-        rcx: v[2],
-        rdx: v[3],
-        rsi: v[4],
-        rdi: v[5],
-        rsp: v[6],
-        rbp: v[7],
-        r8: v[8],
-        r9: v[9],
-        r10: v[10],
-        r11: v[11],
-        r12: v[12],
-        r13: v[13],
-        r14: v[14],
-        r15: v[15],
-        rip: v[16],
-        rflags: v[17],
-    })
+    any::<[u64; 18]>()
+        .prop_map(|[general @ .., rip, rflags]| Gprs::from_encoding_order(general, rip, rflags))
 }
 
 fn special() -> impl Strategy<Value = SpecialRegs> {

@@ -87,25 +87,9 @@ const STATUS_FLAGS: u64 = 0x0CD5;
 const STORABLE_FLAGS: u64 = STATUS_FLAGS | 1 << 9 | rflags::IOPL_3 | 1 << 14 | 1 << 18 | 1 << 21;
 
 fn gprs() -> impl Strategy<Value = Gprs> {
-    vec(any::<u64>(), 18).prop_map(|n| Gprs {
-        rax: n[0],
-        rbx: n[1],
-        rcx: n[2],
-        rdx: n[3],
-        rsi: n[4],
-        rdi: n[5],
-        rsp: n[6],
-        rbp: n[7],
-        r8: n[8],
-        r9: n[9],
-        r10: n[10],
-        r11: n[11],
-        r12: n[12],
-        r13: n[13],
-        r14: n[14],
-        r15: n[15],
-        rip: canonical(n[16]),
-        rflags: rflags::FIXED | n[17] & STORABLE_FLAGS,
+    any::<[u64; 18]>().prop_map(|[general @ .., rip, flags]| {
+        let flags = rflags::FIXED | flags & STORABLE_FLAGS;
+        Gprs::from_encoding_order(general, canonical(rip), flags)
     })
 }
 
