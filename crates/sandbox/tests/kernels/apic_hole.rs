@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vellum_sandbox::{CallOptions, ErrorKind, Gpa, GpaRange, Irqchip, Sandbox};
 
-use super::support::{Lab, MIB, PAGE, call, peb, with_each_identity};
+use super::support::{Lab, MIB, PAGE, call, peb, skip, with_each_identity};
 
 const LOCAL_APIC: u64 = 0xFEE0_0000;
 const IO_APIC: u64 = 0xFEC0_0000;
@@ -68,7 +68,8 @@ fn writes_through_its_pointers(sandbox: &mut Sandbox) {
 fn a_kernel_writes_through_its_pointers_at_scratch_sizes_on_both_sides_of_the_hole() {
     with_each_identity(|lab| {
         if lab.engine.name() == "emulator" {
-            // It has no interrupt controllers.
+            let cow = lab.engine.cow_mode();
+            skip(lab.kernel, cow, "the emulator has no interrupt controllers");
             return;
         }
         let sizes = [
@@ -105,7 +106,8 @@ fn a_kernel_writes_through_its_pointers_at_scratch_sizes_on_both_sides_of_the_ho
 fn a_sandbox_with_interrupt_controllers_has_no_snapshots_and_waits_in_hlt() {
     with_each_identity(|lab| {
         if lab.engine.name() == "emulator" {
-            // It has no interrupt controllers.
+            let cow = lab.engine.cow_mode();
+            skip(lab.kernel, cow, "the emulator has no interrupt controllers");
             return;
         }
         let mut sandbox = sandbox(lab, Irqchip::InKernel, MIB);

@@ -114,15 +114,17 @@ pub(crate) fn with_guests(wanted: impl Fn(Guest) -> bool, test: impl Fn(&Lab)) {
                 report(*guest, *cow, "tests=1");
             }
             Err(reason) => {
-                // Written directly, because the harness hides what a passing test prints.
-                let _ = writeln!(
-                    io::stderr(),
-                    "SKIPPED {guest}, {cow} copy-on-write: {reason}"
-                );
+                skip(&format!("{guest}, {cow} copy-on-write: {reason}"));
                 report(*guest, *cow, &format!("skipped={reason}"));
             }
         }
     }
+}
+
+/// Says that a test does not run here.
+pub(crate) fn skip(reason: &str) {
+    // Written directly, because the harness hides what a passing test prints.
+    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
 }
 
 fn report(guest: Guest, cow: CowMode, outcome: &str) {

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use vellum_sandbox::{ErrorKind, Sandbox, Snapshot};
 
-use super::support::{Lab, add_to_counter, counter, in_each_mode, refused};
+use super::support::{Lab, add_to_counter, counter, in_each_mode, refused, skip};
 
 /// What the child does with the sandbox that it inherits: the vCPU does not run for it, and a restore makes another one.
 fn in_child(sandbox: &mut Sandbox, snapshot: &Snapshot) {
@@ -49,7 +49,7 @@ fn prepare(lab: &Lab) -> (Sandbox, Snapshot) {
 fn a_child_restores_what_it_inherits_in_a_vm_of_its_own_and_its_parent_goes_on() {
     in_each_mode(|lab| {
         if lab.engine.name() == "emulator" {
-            // Its VM is memory of the process, and works in a child as well.
+            skip("the emulator: its VM is memory of the process, and works in a child as well");
             return;
         }
         let (mut sandbox, snapshot) = prepare(lab);

@@ -4,7 +4,7 @@
 use vellum_layout::amd64::user;
 use vellum_sandbox::{CowMode, RingZero, Sandbox, Snapshot};
 
-use super::support::{Lab, host, in_each_mode};
+use super::support::{Lab, host, in_each_mode, skip};
 
 const PAGE_LEN_BYTES: u64 = 4096;
 /// Six large pages, or more.
@@ -120,7 +120,7 @@ fn a_flood_of_pages_is_undone_too() {
     in_each_mode(|lab| {
         let slow = lab.engine.capabilities().ring_zero == RingZero::Emulated;
         if slow && lab.engine.cow_mode() == CowMode::GuestSide {
-            eprintln!("SKIPPED: an emulated monitor takes a minute for so many pages");
+            skip("an emulated monitor takes a minute for so many pages");
             return;
         }
         let builder = lab.builder().heap_len_bytes(32 << 20);

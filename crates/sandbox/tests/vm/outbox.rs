@@ -14,7 +14,7 @@ use vellum_sandbox::{
 
 use super::bad_messages::outbox_of;
 use super::logging::collected;
-use super::support::{in_each_mode, refused};
+use super::support::{in_each_mode, refused, skip};
 
 /// What the host was told, in order.
 type Told = Arc<Mutex<Vec<String>>>;
@@ -463,7 +463,7 @@ fn sandboxes_of_a_pool_share_their_sink() {
 #[test]
 fn a_guest_in_c_tells_the_same() {
     let Some(elf) = vellum_test_guests::c_telling() else {
-        eprintln!("SKIPPED: no C compiler when the guests were built");
+        skip("no C compiler when the guests were built");
         return;
     };
     let image = GuestImage::from_bytes(elf).expect("the guest is valid");

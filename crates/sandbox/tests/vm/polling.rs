@@ -7,7 +7,7 @@ use vellum_abi::value::ValueRef;
 use vellum_sandbox::{CallOptions, CancelToken, ErrorKind, Polling, Sandbox, Snapshot};
 
 use super::logging::collected;
-use super::support::{Lab, add_to_counter, counter, host, in_each_mode, pattern, refused};
+use super::support::{Lab, add_to_counter, counter, host, in_each_mode, pattern, refused, skip};
 
 /// A polled sandbox, and a snapshot that was taken of it before.
 fn polled(lab: &Lab) -> (Sandbox, Snapshot) {
@@ -146,7 +146,7 @@ fn a_guest_that_breaks_the_line_harms_itself_only() {
     in_each_mode(|lab| {
         let one_processor = std::thread::available_parallelism().is_ok_and(|it| it.get() < 2);
         if one_processor || lab.engine.name() == "emulator" {
-            eprintln!("SKIPPED: nothing is polled on one processor, or in the interpreter");
+            skip("nothing is polled on one processor, or in the interpreter");
             return;
         }
         // The host looks for so long that it is looking whenever the guest does something.

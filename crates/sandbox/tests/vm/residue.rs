@@ -2,7 +2,7 @@
 
 use vellum_sandbox::{CallOptions, CpuProfile, Engine, Sandbox, Snapshot, Value};
 
-use super::support::{Lab, host, in_each_mode, refused};
+use super::support::{Lab, host, in_each_mode, refused, skip};
 
 const SECRET: u64 = 0x5EC2_E75E_C2E7_5EC2;
 
@@ -74,7 +74,7 @@ fn avx_registers_are_put_back() {
         let engine = engine.expect("the host's own profile is always possible");
         let (mut sandbox, snapshot) = make(lab, &engine);
         if sandbox.call::<_, u64>("get_avx", ()).is_err() {
-            eprintln!("SKIPPED: guests of this hypervisor have no AVX");
+            skip("guests of this hypervisor have no AVX");
             return;
         }
         sandbox.restore(&snapshot).expect("restored");

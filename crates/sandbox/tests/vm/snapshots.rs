@@ -3,7 +3,7 @@
 use vellum_sandbox::{CowMode, CpuProfile, Engine, ErrorKind, GuestImage, Sandbox};
 
 use super::support::{
-    add_to_counter, another_image, counter, host, in_each_mode, in_mode, refused,
+    add_to_counter, another_image, counter, host, in_each_mode, in_mode, refused, skip,
 };
 
 #[test]
@@ -278,7 +278,7 @@ fn a_snapshot_of_another_cpu_profile_is_refused_and_the_sandbox_stays_as_it_was(
                 .build()
         };
         let (Ok(plain), Ok(rich)) = (profile(CpuProfile::V1), profile(CpuProfile::Host)) else {
-            eprintln!("SKIPPED: this hypervisor has one CPU profile only");
+            skip("this hypervisor has one CPU profile only");
             return;
         };
         let build = |engine: &Engine| lab.builder().build(engine).expect("built");
@@ -307,7 +307,7 @@ fn a_snapshot_of_another_cpu_profile_is_refused_and_the_sandbox_stays_as_it_was(
 #[test]
 fn two_images_run_side_by_side() {
     let Some(elf) = vellum_test_guests::c_user() else {
-        eprintln!("SKIPPED: no C compiler when the guests were built");
+        skip("no C compiler when the guests were built");
         return;
     };
     in_each_mode(|lab| {

@@ -46,8 +46,7 @@ pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
             report(cow, "tests=1");
         }
         Err(reason) => {
-            // Written directly, because the harness hides what a passing test prints.
-            let _ = writeln!(io::stderr(), "SKIPPED, {cow} copy-on-write: {reason}");
+            skip(&format!("{cow} copy-on-write: {reason}"));
             report(cow, &format!("skipped={reason}"));
         }
     }
@@ -69,6 +68,12 @@ fn open(cow: CowMode) -> Outcome {
     let image =
         GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("the guest is valid");
     Ok(Lab { engine, image })
+}
+
+/// Says that a test, or the rest of one, does not run here.
+pub(crate) fn skip(reason: &str) {
+    // Written directly, because the harness hides what a passing test prints.
+    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
 }
 
 fn report(cow: CowMode, outcome: &str) {

@@ -17,7 +17,7 @@ use seccompiler::{
 };
 use vellum_sandbox::{CallOptions, CancelToken, CowMode, Sandbox, Snapshot};
 
-use super::support::{in_each_mode, in_mode};
+use super::support::{in_each_mode, in_mode, skip};
 
 /// Names the case and the mode, in the process that runs it.
 const CASE_VARIABLE: &str = "VELLUM_SYSTEM_CALL_CASE";
@@ -150,7 +150,7 @@ fn a_hundred_cancellable_calls_need_kvm_run_only() {
 fn a_hundred_host_side_restores_need_kvm_run_only() {
     in_mode(CowMode::HostSide, |lab| {
         if lab.engine.name() == "emulator" {
-            // It has no KVM_RUN, and memory of its own that grows.
+            skip("the emulator: it has no KVM_RUN, and memory of its own that grows");
             return;
         }
         let status = run(Case::Restores, lab.engine.cow_mode());

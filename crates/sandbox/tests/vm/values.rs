@@ -2,7 +2,7 @@
 
 use vellum_sandbox::{CallOptions, Sandbox, Value, ValueType};
 
-use super::support::{in_each_mode, pattern};
+use super::support::{in_each_mode, pattern, skip};
 
 /// Values whose encodings are the extremes of their types.
 fn extremes() -> Vec<Value> {
@@ -227,7 +227,7 @@ fn state_lives_from_call_to_call() {
 #[test]
 fn a_guest_in_c_takes_and_returns_values_too() {
     let Some(elf) = vellum_test_guests::c_user() else {
-        eprintln!("SKIPPED: no C compiler when the guests were built");
+        skip("no C compiler when the guests were built");
         return;
     };
     in_each_mode(|lab| {
