@@ -53,10 +53,19 @@ impl Attrs {
     /// These attributes as they take effect below a table entry with `table` attributes: writing and
     /// user access need the permission of every level, and one `NO_EXECUTE` suffices.
     #[must_use]
+    #[inline]
     pub const fn restricted_by(self, table: Self) -> Self {
         let lost = Self::WRITE.union(Self::USER).difference(table);
         self.difference(lost)
             .union(table.intersection(Self::NO_EXECUTE))
+    }
+
+    /// The rights that tables leave to what is below them, by the bits that all their entries have and those that any of them has.
+    #[inline]
+    pub(crate) const fn path_of(in_all: u64, in_any: u64) -> Self {
+        Self::from_bits_truncate(in_all)
+            .intersection(Self::WRITE.union(Self::USER))
+            .union(Self::from_bits_truncate(in_any).intersection(Self::NO_EXECUTE))
     }
 }
 

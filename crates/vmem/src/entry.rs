@@ -151,31 +151,45 @@ impl Format {
         self.decode_any(level, raw)
     }
 
-    /// The frame of the table that a raw entry above level 1 points to, where the entry is a plain one: present, no leaf, and nothing in
-    /// it that is reserved at some level. `None` says only that [`decode`](Self::decode) must look at it.
+    /// The frame that a raw entry points to, if it is one of a table.
     #[inline]
-    pub(crate) const fn plain_table(self, raw: u64) -> Option<Gpa> {
+    pub(crate) const fn table_in(self, raw: u64) -> Gpa {
+        Gpa::literal(raw & self.table_mask())
+    }
+
+    /// Whether entries above level 1 all point to tables, and have nothing in them that is reserved at some level, to judge by the bits that
+    /// all of them have and those that any of them has. `false` says only that [`decode`](Self::decode) must look at them.
+    #[inline]
+    pub(crate) const fn are_plain_tables(self, in_all: u64, in_any: u64) -> bool {
         let odd =
             self.reserved_everywhere() | !self.entry_bits() | PAGE_SIZE_BIT | Attrs::GLOBAL.bits();
-        if raw & (odd | PRESENT) == PRESENT {
-            Some(Gpa::literal(raw & self.table_mask()))
-        } else {
-            None
-        }
+        in_all & PRESENT != 0 && in_any & odd == 0
     }
 
     /// The leaf in a raw entry of level 1, where it is present and valid. `None` says only that [`decode`](Self::decode) must look at it.
     #[inline]
     pub(crate) const fn plain_leaf(self, raw: u64) -> Option<Leaf> {
-        let odd = self.reserved_everywhere() | !self.entry_bits();
-        if raw & (odd | PRESENT) == PRESENT {
-            Some(Leaf {
-                frame: Gpa::literal(raw & self.table_mask()),
-                attrs: Attrs::from_bits_truncate(raw).intersection(self.leaf_attrs()),
-                size: PageSize::Size4KiB,
-            })
+        if self.are_plain_leaves(raw, raw) {
+            Some(self.leaf_in(raw))
         } else {
             None
+        }
+    }
+
+    /// Whether entries of level 1 all are present and valid, to judge by the bits that all of them have and those that any of them has.
+    #[inline]
+    pub(crate) const fn are_plain_leaves(self, in_all: u64, in_any: u64) -> bool {
+        let odd = self.reserved_everywhere() | !self.entry_bits();
+        in_all & PRESENT != 0 && in_any & odd == 0
+    }
+
+    /// The leaf in a raw entry of level 1, if it is one.
+    #[inline]
+    pub(crate) const fn leaf_in(self, raw: u64) -> Leaf {
+        Leaf {
+            frame: self.table_in(raw),
+            attrs: Attrs::from_bits_truncate(raw).intersection(self.leaf_attrs()),
+            size: PageSize::Size4KiB,
         }
     }
 

@@ -239,6 +239,7 @@ impl Format {
     /// # Errors
     /// [`RootError::ReservedBits`] when a bit other than address, PWT and PCD is set. A host that
     /// allows CR4.PCIDE removes the PCID (bits 0 to 11) first.
+    #[inline]
     pub const fn root_from_cr3(self, cr3: u64) -> Result<Gpa, RootError> {
         let address = cr3 & !CR3_CACHE_BITS;
         let bits = address & !(self.table_mask() & self.physical_mask);
@@ -252,6 +253,7 @@ impl Format {
     ///
     /// # Errors
     /// [`RootError`] when it is unaligned or too wide.
+    #[inline]
     pub const fn check_root(self, root: Gpa) -> Result<(), RootError> {
         let address = root.as_u64();
         if !address.is_multiple_of(PAGE_SIZE) {
@@ -264,6 +266,7 @@ impl Format {
     }
 
     /// Level of the table that CR3 points to.
+    #[inline]
     pub const fn root_level(self) -> Level {
         match self.mode {
             Mode::FourLevel => Level::L4,
@@ -272,6 +275,7 @@ impl Format {
     }
 
     /// Width of an entry.
+    #[inline]
     pub const fn entry_width(self) -> EntryWidth {
         match self.mode {
             Mode::FourLevel => EntryWidth::Bytes8,
@@ -327,6 +331,7 @@ impl Format {
     }
 
     /// Address of entry `index` of the table at `table`, which is a frame address.
+    #[inline]
     pub(crate) fn entry_at(self, table: Gpa, index: u64) -> Gpa {
         debug_assert!(index < self.entries_per_table());
         let offset = index * self.entry_width().bytes();
@@ -335,11 +340,13 @@ impl Format {
         table.checked_add(offset).unwrap_or(table)
     }
 
+    #[inline]
     pub(crate) const fn linear_index(self, level: Level, linear: u64) -> u64 {
         (linear >> self.shift(level)) & (self.entries_per_table() - 1)
     }
 
     /// Number of address bits below the index of `level`: 12, then 9 (or 10) more per level.
+    #[inline]
     pub(crate) const fn shift(self, level: Level) -> u32 {
         let index_bits = match self.mode {
             Mode::FourLevel => 9,
@@ -349,6 +356,7 @@ impl Format {
     }
 
     /// Address bits of an entry that points to a frame, before the physical width is applied.
+    #[inline]
     pub(crate) const fn table_mask(self) -> u64 {
         match self.mode {
             Mode::FourLevel => mask(52) & !(PAGE_SIZE - 1),
@@ -357,6 +365,7 @@ impl Format {
     }
 
     /// Number of significant bits in a linear address.
+    #[inline]
     pub(crate) const fn linear_bits(self) -> u32 {
         match self.mode {
             Mode::FourLevel => 48,
@@ -365,6 +374,7 @@ impl Format {
     }
 
     /// Whether the format can translate `gva` at all.
+    #[inline]
     pub const fn reaches(self, gva: Gva) -> bool {
         match self.mode {
             Mode::FourLevel => true,
@@ -373,6 +383,7 @@ impl Format {
     }
 
     /// The address without its sign extension; `None` when the format cannot translate it.
+    #[inline]
     pub(crate) const fn linear(self, gva: Gva) -> Option<u64> {
         if self.reaches(gva) {
             Some(gva.as_u64() & mask(self.linear_bits()))
@@ -384,6 +395,7 @@ impl Format {
 
 /// The canonical address of a linear one. A 32-bit address has bit 47 clear, so that sign
 /// extension leaves it alone.
+#[inline]
 pub(crate) const fn gva_of(linear: u64) -> Gva {
     Gva::sign_extend(linear)
 }

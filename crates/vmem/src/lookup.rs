@@ -4,13 +4,13 @@ use vellum_layout::{Gpa, Gva, PageSize};
 
 use crate::attrs::Attrs;
 use crate::entry::{DecodeError, Entry, Leaf};
-use crate::format::{Format, Level, Mode, RootError, gva_of};
+use crate::format::{EntryWidth, Format, Level, Mode, RootError, gva_of};
 use crate::store::{StoreError, TableStore};
 
 /// Translates `gva` through the tables at `root`, as the processor would.
 ///
-/// At most one entry of each level is read, each of them once, so that the cost does not
-/// depend on what the tables hold.
+/// Eight entries are read at most, and what is decided about an entry is decided on one copy of
+/// it: neither the cost nor the answer's consistency depends on what the tables hold.
 ///
 /// # Errors
 /// [`TranslateError`] when the address has no translation; the error says where the walk ended.
@@ -25,20 +25,11 @@ pub fn translate<S: TableStore + ?Sized>(
     let linear = format
         .linear(gva)
         .ok_or(TranslateError::OutOfReach { gva })?;
-    let found = find_leaf(store, root, format, linear)?;
-    let offset = linear & (found.leaf.size.bytes() - 1);
-    Ok(Mapping {
-        // A frame is aligned to its size: the sum cannot overflow.
-        gpa: found
-            .leaf
-            .frame
-            .checked_add(offset)
-            .unwrap_or(found.leaf.frame),
-        attrs: found.leaf.attrs,
-        effective: found.leaf.attrs.restricted_by(found.path),
-        size: found.leaf.size,
-        entry_gpa: found.at,
-    })
+    // Apart, so that the size of the usual page is known where its mapping is put together.
+    if let Some(found) = find_plain_leaf(store, root, format, linear) {
+        return Ok(found.mapping(linear));
+    }
+    Ok(find_any_leaf(store, root, format, linear)?.mapping(linear))
 }
 
 /// The translation of one address.
@@ -109,13 +100,26 @@ pub(crate) struct Found {
     pub(crate) path: Attrs,
 }
 
+impl Found {
+    /// What the leaf says about an address under it.
+    #[inline]
+    fn mapping(self, linear: u64) -> Mapping {
+        let offset = linear & (self.leaf.size.bytes() - 1);
+        Mapping {
+            // A frame is aligned to its size: nothing carries, and the fallback is not reached.
+            gpa: Gpa::new(self.leaf.frame.as_u64() | offset).unwrap_or(self.leaf.frame),
+            attrs: self.leaf.attrs,
+            effective: self.leaf.attrs.restricted_by(self.path),
+            size: self.leaf.size,
+            entry_gpa: self.at,
+        }
+    }
+}
+
 /// Everything allowed: the rights of an empty path.
 pub(crate) const OPEN_PATH: Attrs = Attrs::WRITE.union(Attrs::USER);
 
 /// The leaf that maps `linear` under a checked root.
-///
-/// The way through plain tables of 4 levels is written out, for it is the way of nearly all look-ups: the compiler then knows every shift
-/// and mask. The first entry that is not plain, or any entry of another format, goes the general way.
 #[inline]
 pub(crate) fn find_leaf<S: TableStore + ?Sized>(
     store: &S,
@@ -123,107 +127,81 @@ pub(crate) fn find_leaf<S: TableStore + ?Sized>(
     format: Format,
     linear: u64,
 ) -> Result<Found, TranslateError> {
-    let mut place = Place {
-        table: root,
-        level: format.root_level(),
-        path: OPEN_PATH,
+    match find_plain_leaf(store, root, format, linear) {
+        Some(found) => Ok(found),
+        None => find_any_leaf(store, root, format, linear),
+    }
+}
+
+/// The leaf, where the way to it is that of nearly all look-ups: through plain tables of 4 levels, to a page of 4 KiB.
+///
+/// As a processor does, it goes on before it knows that an entry is one; what the two upper tables said is looked at with the third. `None`
+/// says only that the way is another one.
+#[inline]
+fn find_plain_leaf<S: TableStore + ?Sized>(
+    store: &S,
+    root: Gpa,
+    format: Format,
+    linear: u64,
+) -> Option<Found> {
+    if format.mode != Mode::FourLevel {
+        return None;
+    }
+    // Written out, so that the compiler knows every shift and mask.
+    let read = |table, level| {
+        let index = Format::FOUR_LEVEL.linear_index(level, linear);
+        let at = Format::FOUR_LEVEL.entry_at(table, index);
+        let raw = store.read_entry(at, EntryWidth::Bytes8).ok()?;
+        Some((at, raw))
     };
-    if format.mode == Mode::FourLevel {
-        for (level, below) in [
-            (Level::L4, Level::L3),
-            (Level::L3, Level::L2),
-            (Level::L2, Level::L1),
-        ] {
-            place.level = level;
-            let (at, raw) = place.read(store, Format::FOUR_LEVEL, linear)?;
-            let Some(table) = format.plain_table(raw) else {
-                return place.follow(store, format, linear, (at, raw));
-            };
-            let attrs = Attrs::from_bits_truncate(raw);
-            place = Place {
-                table,
-                level: below,
-                path: place.path.restricted_by(attrs),
-            };
-        }
-        let (at, raw) = place.read(store, Format::FOUR_LEVEL, linear)?;
-        if let Some(leaf) = format.plain_leaf(raw) {
-            return Ok(Found {
-                at,
-                level: Level::L1,
-                leaf,
-                path: place.path,
-            });
-        }
-        return place.follow(store, format, linear, (at, raw));
+    let (_, fourth) = read(root, Level::L4)?;
+    let (_, third) = read(format.table_in(fourth), Level::L3)?;
+    let (_, second) = read(format.table_in(third), Level::L2)?;
+    let (in_all, in_any) = (fourth & third & second, fourth | third | second);
+    if !format.are_plain_tables(in_all, in_any) {
+        return None;
     }
-    let entry = place.read(store, format, linear)?;
-    place.follow(store, format, linear, entry)
+    let (at, raw) = read(format.table_in(second), Level::L1)?;
+    Some(Found {
+        at,
+        level: Level::L1,
+        leaf: format.plain_leaf(raw)?,
+        path: Attrs::path_of(in_all, in_any),
+    })
 }
 
-/// How far a look-up has come.
-#[derive(Clone, Copy)]
-struct Place {
-    table: Gpa,
-    level: Level,
-    /// Rights that all tables on the way leave.
-    path: Attrs,
-}
-
-impl Place {
-    /// Where the entry for `linear` lies in this table, and the entry.
-    #[inline]
-    fn read<S: TableStore + ?Sized>(
-        self,
-        store: &S,
-        format: Format,
-        linear: u64,
-    ) -> Result<(Gpa, u64), TranslateError> {
-        let at = format.entry_at(self.table, format.linear_index(self.level, linear));
-        match store.read_entry(at, format.entry_width()) {
-            Ok(raw) => Ok((at, raw)),
-            Err(source) => Err(TranslateError::Store {
-                gva: gva_of(linear),
-                source,
-            }),
-        }
-    }
-
-    /// Goes on from an entry of this table that was read already.
-    fn follow<S: TableStore + ?Sized>(
-        self,
-        store: &S,
-        format: Format,
-        linear: u64,
-        entry: (Gpa, u64),
-    ) -> Result<Found, TranslateError> {
-        let gva = gva_of(linear);
-        let (mut place, (mut at, mut raw)) = (self, entry);
-        loop {
-            let level = place.level;
-            let entry = format
-                .decode(level, raw)
-                .map_err(|source| TranslateError::Malformed { gva, at, source })?;
-            match (entry, level.below()) {
-                (Entry::Table { table, attrs }, Some(below)) => {
-                    place = Place {
-                        table,
-                        level: below,
-                        path: place.path.restricted_by(attrs),
-                    };
-                    (at, raw) = place.read(store, format, linear)?;
-                }
-                (Entry::Leaf(leaf), _) => {
-                    return Ok(Found {
-                        at,
-                        level,
-                        leaf,
-                        path: place.path,
-                    });
-                }
-                (Entry::Absent { .. } | Entry::Table { .. }, _) => {
-                    return Err(TranslateError::NotMapped { gva, level, at });
-                }
+/// [`find_leaf`] through tables of any format and entries of any kind.
+fn find_any_leaf<S: TableStore + ?Sized>(
+    store: &S,
+    root: Gpa,
+    format: Format,
+    linear: u64,
+) -> Result<Found, TranslateError> {
+    let gva = gva_of(linear);
+    let (mut table, mut level, mut path) = (root, format.root_level(), OPEN_PATH);
+    loop {
+        let at = format.entry_at(table, format.linear_index(level, linear));
+        let raw = store
+            .read_entry(at, format.entry_width())
+            .map_err(|source| TranslateError::Store { gva, source })?;
+        let entry = format
+            .decode(level, raw)
+            .map_err(|source| TranslateError::Malformed { gva, at, source })?;
+        match (entry, level.below()) {
+            (Entry::Table { table: next, attrs }, Some(below)) => {
+                (table, level) = (next, below);
+                path = path.restricted_by(attrs);
+            }
+            (Entry::Leaf(leaf), _) => {
+                return Ok(Found {
+                    at,
+                    level,
+                    leaf,
+                    path,
+                });
+            }
+            (Entry::Absent { .. } | Entry::Table { .. }, _) => {
+                return Err(TranslateError::NotMapped { gva, level, at });
             }
         }
     }

@@ -218,7 +218,8 @@ impl<'a> SliceStore<'a> {
     #[inline]
     fn locate(&self, at: Gpa, width: EntryWidth) -> Result<(usize, bool), StoreError> {
         let unbacked = StoreError::Unbacked { at };
-        let offset = at.offset_from(self.base).ok_or(unbacked)?;
+        // Below the base it wraps around to an index that no slice has.
+        let offset = at.as_u64().wrapping_sub(self.base.as_u64());
         let index = usize::try_from(offset / 8).map_err(|_| unbacked)?;
         // The base is aligned, so that the address says as much as the offset; where an entry's address was just computed, the compiler
         // knows that it is aligned, too.

@@ -340,30 +340,47 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
             if cursor.refill(self.store, format).is_err() {
                 return Ok(());
             }
-            let first = cursor.next;
+            let (first, count) = (cursor.next, cursor.chunk_end - cursor.next);
             // From 1 to CHUNK, so the cast loses nothing.
             #[expect(clippy::cast_possible_truncation, reason = "at most CHUNK")]
-            let count = (cursor.chunk_end - first) as usize;
-            for (index, &raw) in (first..).zip(&cursor.chunk[CHUNK - count..]) {
-                // Whatever else an entry of this level is, no leaf is in it.
-                let Some(leaf) = format.plain_leaf(raw) else {
-                    continue;
-                };
-                let gva = gva_of(cursor.base + (index << format.shift(Level::L1)));
-                let Some(left) = self.left.leaves.checked_sub(1) else {
-                    let limit = self.granted.leaves;
-                    return Err(WalkError::TooManyLeaves { gva, limit });
-                };
-                self.left.leaves = left;
-                visit(LeafStep {
-                    gva,
-                    entry_gpa: format.entry_at(cursor.table, index),
-                    leaf,
-                    effective: leaf.attrs.restricted_by(cursor.rights),
-                });
+            let entries = &cursor.chunk[CHUNK - count as usize..];
+            let step = |index, leaf: Leaf| LeafStep {
+                gva: gva_of(cursor.base + (index << format.shift(Level::L1))),
+                entry_gpa: format.entry_at(cursor.table, index),
+                leaf,
+                effective: leaf.attrs.restricted_by(cursor.rights),
+            };
+            let (in_all, in_any) = entries
+                .iter()
+                .fold((u64::MAX, 0), |(all, any), raw| (all & raw, any | raw));
+            if format.are_plain_leaves(in_all, in_any) && self.left.leaves >= count {
+                // Nothing but leaves, as a rule: what is true of all need not be asked of each.
+                self.left.leaves -= count;
+                for (index, &raw) in (first..).zip(entries) {
+                    visit(step(index, format.leaf_in(raw)));
+                }
+            } else {
+                for (index, &raw) in (first..).zip(entries) {
+                    // Whatever else an entry of this level is, no leaf is in it.
+                    if let Some(leaf) = format.plain_leaf(raw) {
+                        let step = step(index, leaf);
+                        self.take_leaf(step.gva)?;
+                        visit(step);
+                    }
+                }
             }
             cursor.next = cursor.chunk_end;
         }
+        Ok(())
+    }
+
+    /// Pays for a leaf.
+    fn take_leaf(&mut self, gva: Gva) -> Result<(), WalkError> {
+        let left = self.left.leaves.checked_sub(1);
+        self.left.leaves = left.ok_or(WalkError::TooManyLeaves {
+            gva,
+            limit: self.granted.leaves,
+        })?;
         Ok(())
     }
 
@@ -448,11 +465,9 @@ impl<'s, S: TableStore + ?Sized> Walker<'s, S> {
             Ok(Entry::Leaf(leaf)) => {
                 let effective = leaf.attrs.restricted_by(cursor.rights);
                 let gva = gva_of(linear);
-                let Some(left) = self.left.leaves.checked_sub(1) else {
-                    let limit = self.granted.leaves;
-                    return Some(Err(WalkError::TooManyLeaves { gva, limit }));
-                };
-                self.left.leaves = left;
+                if let Err(error) = self.take_leaf(gva) {
+                    return Some(Err(error));
+                }
                 Step::Leaf(LeafStep {
                     gva,
                     entry_gpa,
