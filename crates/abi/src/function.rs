@@ -203,18 +203,21 @@ impl Signature {
 
     /// Whether calls have no answer.
     #[must_use]
+    #[inline]
     pub const fn is_one_way(&self) -> bool {
         self.is_one_way
     }
 
     /// Types of the parameters, in order.
     #[must_use]
+    #[inline]
     pub fn params(&self) -> &[ValueType] {
         &self.params[..self.count]
     }
 
     /// Type of the returned value.
     #[must_use]
+    #[inline]
     pub const fn ret(&self) -> ValueType {
         self.ret
     }

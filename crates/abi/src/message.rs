@@ -26,12 +26,14 @@
 //! * A message with a status other than 0 is an error: [`ErrorCode`] says what, its one slot is an inline string of
 //!   at most [`MAX_ERROR_TEXT_LEN_BYTES`].
 
+mod plain;
 mod read;
 mod write;
 
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use self::plain::{plain_bits, plain_slots, write_plain};
 pub use self::read::{
     Argument, Arguments, External, Limits, Message, MessageError, Outcome, Place,
 };
@@ -70,18 +72,21 @@ pub enum MessageKind {
 impl MessageKind {
     /// Whether the message answers a call: it then has exactly one slot and may carry an error.
     #[must_use]
+    #[inline]
     pub const fn is_reply(self) -> bool {
         matches!(self, Self::Reply | Self::HostReply)
     }
 
     /// Whether the guest writes messages of this kind.
     #[must_use]
+    #[inline]
     pub const fn is_from_guest(self) -> bool {
         matches!(self, Self::Reply | Self::HostCall | Self::OneWay)
     }
 
     /// The kind with this number, or `None`.
     #[must_use]
+    #[inline]
     pub const fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             1 => Self::Call,
@@ -207,6 +212,7 @@ const _: () = {
 };
 
 /// Offset of slot `index`; the caller keeps `index` at or below [`MAX_SLOTS`].
+#[inline]
 const fn slot_offset(index: usize) -> usize {
     MessageHeader::LEN_BYTES + index * Slot::LEN_BYTES
 }

@@ -76,6 +76,7 @@ pub struct UnknownPort(pub u16);
 impl Port {
     /// The port's number.
     #[must_use]
+    #[inline]
     pub const fn number(self) -> u16 {
         self as u16
     }
@@ -84,6 +85,7 @@ impl Port {
 impl TryFrom<u16> for Port {
     type Error = UnknownPort;
 
+    #[inline]
     fn try_from(number: u16) -> Result<Self, UnknownPort> {
         Ok(match number {
             0xE0 => Self::Idle,

@@ -45,12 +45,14 @@ impl ValueType {
 
     /// The code that stands for this type in tables and slots.
     #[must_use]
+    #[inline]
     pub const fn code(self) -> u8 {
         self as u8
     }
 
     /// Whether values of this type have a length and live outside their slot.
     #[must_use]
+    #[inline]
     pub const fn is_variable(self) -> bool {
         matches!(self, Self::String | Self::Bytes)
     }
@@ -87,6 +89,7 @@ pub struct UnknownType(pub u8);
 impl TryFrom<u8> for ValueType {
     type Error = UnknownType;
 
+    #[inline]
     fn try_from(code: u8) -> Result<Self, UnknownType> {
         Self::ALL
             .get(usize::from(code))
@@ -123,6 +126,7 @@ pub enum ValueRef<'a> {
 impl<'a> ValueRef<'a> {
     /// The value's type.
     #[must_use]
+    #[inline]
     pub const fn value_type(&self) -> ValueType {
         match self {
             Self::Unit => ValueType::Unit,
@@ -140,6 +144,7 @@ impl<'a> ValueRef<'a> {
 
     /// The bytes that lie outside the slot: those of a string or of bytes, else none.
     #[must_use]
+    #[inline]
     pub const fn payload(&self) -> &'a [u8] {
         match self {
             Self::String(text) => text.as_bytes(),

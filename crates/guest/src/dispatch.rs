@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use vellum_abi::message::{
     ErrorCode, External, Limits, Message, MessageError, MessageKind, MessageWriter, WriteError,
-    write_error,
+    write_error, write_plain,
 };
 use vellum_abi::value::{ValueRef, ValueType};
 
@@ -44,7 +44,7 @@ pub struct Incoming<'a> {
 /// Gets external values from the host.
 #[derive(Clone, Copy)]
 pub struct Fetch<'g> {
-    link: Link<'g>,
+    link: &'g Link<'g>,
 }
 
 /// Why a call has no value.
@@ -111,7 +111,7 @@ impl<'g> Session<'g> {
             function,
             thunk(Incoming {
                 message,
-                fetch: Fetch::new(self.link),
+                fetch: Fetch::new(&self.link),
                 next: 0,
             }),
         )
@@ -161,6 +161,9 @@ fn write_reply(
     function: u32,
     value: ValueRef<'_>,
 ) -> Result<Placement, WriteError> {
+    if write_plain(output, MessageKind::Reply, function, &[value]).is_some() {
+        return Ok(Placement::Inline);
+    }
     let mut writer = MessageWriter::new(output, MessageKind::Reply, function, 1)?;
     let placement = push(&mut writer, value)?;
     writer.finish()?;
@@ -235,7 +238,7 @@ impl Incoming<'_> {
 }
 
 impl<'g> Fetch<'g> {
-    pub(crate) const fn new(link: Link<'g>) -> Self {
+    pub(crate) const fn new(link: &'g Link<'g>) -> Self {
         Self { link }
     }
 

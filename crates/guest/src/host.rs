@@ -8,6 +8,7 @@ use core::fmt;
 
 use vellum_abi::message::{
     ErrorCode, Limits, Message, MessageError, MessageKind, MessageWriter, Outcome, WriteError,
+    write_plain,
 };
 use vellum_abi::outbox::RecordKind;
 use vellum_abi::port::Port;
@@ -78,7 +79,7 @@ pub fn call_host<T: GuestValue>(
 /// As [`call_host`].
 #[inline]
 pub fn call_host_on<T: GuestValue>(
-    link: Link<'_>,
+    link: &Link<'_>,
     function: u32,
     arguments: &[ValueRef<'_>],
 ) -> Result<T, HostError> {
@@ -128,7 +129,7 @@ pub fn tell_host(import: &'static Import, arguments: &[ValueRef<'_>]) -> Result<
 /// As [`tell_host`].
 #[inline]
 pub fn tell_host_on(
-    link: Link<'_>,
+    link: &Link<'_>,
     function: u32,
     arguments: &[ValueRef<'_>],
 ) -> Result<(), HostError> {
@@ -192,6 +193,9 @@ fn write_call(
     function: u32,
     arguments: &[ValueRef<'_>],
 ) -> Result<(), WriteError> {
+    if write_plain(output, MessageKind::HostCall, function, arguments).is_some() {
+        return Ok(());
+    }
     let mut writer = MessageWriter::new(output, MessageKind::HostCall, function, arguments.len())?;
     for argument in arguments {
         push(&mut writer, *argument)?;

@@ -55,7 +55,7 @@ impl Log for HostLog {
 
 /// Writes `record` to the outbox. A record logged while another is being formatted is dropped. Where the outbox has too little
 /// room left the record is formatted a second time, after the host has emptied it.
-fn send(link: Link<'_>, record: &Record<'_>) {
+fn send(link: &Link<'_>, record: &Record<'_>) {
     if WRITING.swap(true, Ordering::Relaxed) {
         return;
     }

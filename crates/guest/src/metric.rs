@@ -125,7 +125,7 @@ fn report(name: Name, value: MetricValue) {
     }
 }
 
-fn send(link: Link<'_>, metric: MetricRecord<'_>) {
+fn send(link: &Link<'_>, metric: MetricRecord<'_>) {
     link.append(RecordKind::Metric, WhenFull::MayDrop, |body| {
         // The name was checked when it was declared.
         match metric.write(body) {

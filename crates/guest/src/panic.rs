@@ -50,7 +50,7 @@ pub(crate) fn give_up(code: u32) -> ! {
     }
 }
 
-fn send(link: Link<'_>, details: &PanicInfo<'_>) {
+fn send(link: &Link<'_>, details: &PanicInfo<'_>) {
     let at = details.location();
     let file = at.map_or("", |at| at.file());
     let position = at.map_or([0, 0], |at| [at.line(), at.column()]);

@@ -5,7 +5,7 @@
     reason = "takes addresses from the host and keeps one thread's global state"
 )]
 
-use core::cell::Cell;
+use core::cell::OnceCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_abi::mapping::{MAX_MAPPINGS, MappingEntry};
@@ -35,7 +35,6 @@ impl<T> Single<T> {
     }
 }
 
-#[derive(Clone, Copy)]
 struct State {
     link: Link<'static>,
     peb: *const Peb,
@@ -43,7 +42,7 @@ struct State {
     imports: *const Import,
 }
 
-static STATE: Single<Cell<Option<State>>> = Single::new(Cell::new(None));
+static STATE: Single<OnceCell<State>> = Single::new(OnceCell::new());
 static GATE: PortGate = PortGate;
 /// Whether the initialisation is over.
 static SERVING: AtomicBool = AtomicBool::new(false);
@@ -70,12 +69,13 @@ pub unsafe fn start(peb: *const Peb, functions: [*const Export; 2], imports: *co
     let link = unsafe { Link::new(&block, &GATE) };
     // SAFETY: the same for the heap; the caller promises a single thread.
     unsafe { heap::set_region(block.heap_ptr, block.heap_len_bytes) };
-    STATE.get().set(Some(State {
+    // A guest starts once.
+    let _ = STATE.get().set(State {
         link,
         peb,
         functions,
         imports,
-    }));
+    });
     logging::install(block.log_level);
 }
 
@@ -219,8 +219,8 @@ pub fn peb_address() -> u64 {
 
 /// The link, once the guest has started.
 #[inline]
-pub(crate) fn link() -> Option<Link<'static>> {
-    STATE.get().get().map(|state| state.link)
+pub(crate) fn link() -> Option<&'static Link<'static>> {
+    STATE.get().get().map(|state| &state.link)
 }
 
 /// Whether the guest is past its initialisation.
@@ -231,15 +231,16 @@ pub(crate) fn is_serving() -> bool {
 
 /// The link, and the index of `import`.
 #[inline]
-pub(crate) fn import_call(import: &'static Import) -> (Link<'static>, u32) {
+pub(crate) fn import_call(import: &'static Import) -> (&'static Link<'static>, u32) {
     let state = state();
     let offset_bytes = core::ptr::from_ref(import).addr() - state.imports.addr();
     // Guests link into less than 4 GiB of tables.
     #[expect(clippy::cast_possible_truncation)]
     let index = (offset_bytes / size_of::<Import>()) as u32;
-    (state.link, index)
+    (&state.link, index)
 }
 
-fn state() -> State {
+#[inline]
+fn state() -> &'static State {
     STATE.get().get().expect("not inside a vellum guest")
 }

@@ -324,7 +324,7 @@ fn a_host_call_carries_its_arguments_and_brings_the_value() {
         ValueRef::Bytes(&long),
         ValueRef::I32(1),
     ];
-    assert_eq!(call_host_on::<i32>(link, 3, &arguments), Ok(42));
+    assert_eq!(call_host_on::<i32>(&link, 3, &arguments), Ok(42));
     assert_eq!(
         host.host_calls.borrow()[0],
         [b"ab".as_slice(), &long].concat()
@@ -336,7 +336,7 @@ fn a_host_call_carries_its_arguments_and_brings_the_value() {
         &[ValueRef::Bytes(&long)],
     ));
     assert_eq!(
-        call_host_on::<Vec<u8>>(link, 3, &[]).as_deref(),
+        call_host_on::<Vec<u8>>(&link, 3, &[]).as_deref(),
         Ok(long.as_slice())
     );
     assert_eq!(
@@ -358,7 +358,7 @@ fn a_host_call_that_fails_has_the_hosts_words() {
     )
     .expect("room");
     host.will_answer((bytes, Vec::new()));
-    let error = call_host_on::<i32>(host.link(), 0, &[]).expect_err("the host refused");
+    let error = call_host_on::<i32>(&host.link(), 0, &[]).expect_err("the host refused");
     assert_eq!(
         (error.code(), error.text()),
         (ErrorCode::FunctionFailed, "no such key")
@@ -391,12 +391,12 @@ fn a_reply_of_another_kind_type_or_function_is_an_error() {
     ];
     for (answer, expected) in wrong {
         host.will_answer(answer);
-        assert_eq!(code(call_host_on(host.link(), 0, &[])), Err(expected));
+        assert_eq!(code(call_host_on(&host.link(), 0, &[])), Err(expected));
     }
     // More arguments than slots never leave the guest.
     let many = [ValueRef::Unit; 17];
     assert_eq!(
-        code(call_host_on(host.link(), 0, &many)),
+        code(call_host_on(&host.link(), 0, &many)),
         Err(ErrorCode::TooLarge)
     );
     assert_eq!(host.exits.borrow().len(), 4);
@@ -409,7 +409,7 @@ fn a_one_way_call_waits_in_the_outbox_until_there_is_no_room() {
     // 32 bytes of message header, 16 of slot, 8 of record header: 40 such calls, and 128 bytes before them, fill 4096 bytes.
     let text = "x".repeat(40);
     for index in 0..42 {
-        tell_host_on(link, index, &[ValueRef::String(&text)]).expect("told");
+        tell_host_on(&link, index, &[ValueRef::String(&text)]).expect("told");
         let exits = host.exits.borrow().len();
         assert_eq!(exits, usize::from(index >= 41), "after call {index}");
     }
@@ -423,7 +423,7 @@ fn a_one_way_call_waits_in_the_outbox_until_there_is_no_room() {
 fn a_one_way_call_larger_than_the_outbox_is_refused() {
     let host = FakeHost::new();
     let bytes = vec![7; BUFFER_LEN_BYTES];
-    let error = tell_host_on(host.link(), 1, &[ValueRef::Bytes(&bytes)]).expect_err("too large");
+    let error = tell_host_on(&host.link(), 1, &[ValueRef::Bytes(&bytes)]).expect_err("too large");
     assert_eq!(error.code(), ErrorCode::TooLarge);
     host.drain();
     assert!(host.told.borrow().is_empty());

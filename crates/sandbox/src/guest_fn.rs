@@ -52,6 +52,7 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
     /// # Errors
     /// [`ErrorKind::GuestError`](crate::ErrorKind::GuestError) when the function returns an error. After any other error that
     /// comes from the guest the sandbox must be restored.
+    #[inline]
     pub fn call(&self, sandbox: &mut Sandbox, args: Args) -> Result<Ret, Error> {
         self.call_with(sandbox, args, &CallOptions::default())
     }

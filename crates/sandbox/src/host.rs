@@ -7,8 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use vellum_abi::function::{Signature, check_name};
-use vellum_abi::message::{ErrorCode, MAX_ERROR_TEXT_LEN_BYTES};
-use vellum_abi::value::ValueType;
+use vellum_abi::message::{
+    ErrorCode, MAX_ERROR_TEXT_LEN_BYTES, MessageHeader, MessageKind, plain_bits, plain_slots,
+};
+use vellum_abi::value::{ValueRef, ValueType};
+use zerocopy::FromBytes;
 
 use crate::error::Failure;
 use crate::image::Function;
@@ -59,6 +62,26 @@ enum Mistake {
 pub(crate) trait Incoming {
     /// The argument at a position; its type was checked before.
     fn argument(&self, index: usize) -> Result<Value, Failure>;
+
+    /// The bits of an argument that is of this type of fixed size, if it lies at hand.
+    fn scalar_bits(&self, _index: usize, _ty: ValueType) -> Option<u64> {
+        None
+    }
+}
+
+/// The slots of a call with values of fixed size only.
+struct PlainSlots<'a>(&'a [u8]);
+
+impl Incoming for PlainSlots<'_> {
+    /// Only for an argument that is no sound value of its type.
+    #[cold]
+    fn argument(&self, _index: usize) -> Result<Value, Failure> {
+        Err(Failure::Protocol("an argument of another type"))
+    }
+
+    fn scalar_bits(&self, index: usize, ty: ValueType) -> Option<u64> {
+        plain_bits(self.0, index, ty)
+    }
 }
 
 impl HostFunctions {
@@ -217,16 +240,41 @@ impl Resolved {
         Some(&self.functions.get(index as usize)?.signature)
     }
 
-    /// Calls an import whose arguments have the right types. A panic ends here.
+    /// Calls the import that a message asks for, if it is an import with an answer and the message has nothing but its arguments, all of fixed
+    /// size: most calls. `None` says only that the message must be looked at more closely; nothing was called then.
+    pub(crate) fn call_plain(&self, message: &[u8]) -> Option<(u32, Answer)> {
+        let (header, _) = MessageHeader::read_from_prefix(message).ok()?;
+        let function = self.functions.get(header.function as usize)?;
+        let signature = &function.signature;
+        let count = signature.params().len();
+        let slots = plain_slots(message, MessageKind::HostCall, header.function, count)?;
+        if signature.is_one_way() {
+            return None;
+        }
+        // Arguments are fetched before the function runs, and nothing else fails.
+        let answer = function.call(&PlainSlots(slots)).ok()?;
+        Some((header.function, answer))
+    }
+
+    /// Calls an import whose arguments have the right types.
     pub(crate) fn call(&self, index: u32, incoming: &dyn Incoming) -> Result<Answer, Failure> {
-        let Some(function) = self.functions.get(index as usize) else {
-            return Ok(Err((
+        match self.functions.get(index as usize) {
+            Some(function) => function.call(incoming),
+            None => Ok(Err((
                 ErrorCode::UnknownFunction,
                 format!("no host function {index}"),
-            )));
-        };
-        match catch_unwind(AssertUnwindSafe(|| (function.call)(incoming))) {
-            Ok(Ok(result)) => Ok(result.map_err(|text| (ErrorCode::FunctionFailed, bounded(text)))),
+            ))),
+        }
+    }
+}
+
+impl Registered {
+    /// Calls the function. A panic ends here.
+    #[inline]
+    fn call(&self, incoming: &dyn Incoming) -> Result<Answer, Failure> {
+        match catch_unwind(AssertUnwindSafe(|| (self.call)(incoming))) {
+            Ok(Ok(Ok(value))) => Ok(Ok(value)),
+            Ok(Ok(Err(text))) => Ok(Err((ErrorCode::FunctionFailed, bounded(text)))),
             Ok(Err(failure)) => Err(failure),
             Err(panic) => Ok(Err((
                 ErrorCode::FunctionPanicked,
@@ -322,9 +370,17 @@ impl HostResult for () {
     }
 }
 
+#[inline]
 fn fetch<T: FromValue>(incoming: &dyn Incoming, index: usize) -> Result<T, Failure> {
+    if !T::TYPE.is_variable()
+        && let Some(bits) = incoming.scalar_bits(index, T::TYPE)
+        && let Some(value) = ValueRef::from_scalar_bits(T::TYPE, bits)
+        && let Some(value) = T::from_value(Value::from_ref(value))
+    {
+        return Ok(value);
+    }
     T::from_value(incoming.argument(index)?)
-        .ok_or(Failure::Protocol("an argument changed its type"))
+        .ok_or_else(|| Failure::Protocol("an argument changed its type"))
 }
 
 macro_rules! host_function {

@@ -69,8 +69,21 @@ fn write(record: &LogRecord<'_>) {
 }
 
 impl Drop for LogSink {
-    /// Reports at the end of a call what its log lost.
+    /// Reports at the end of a call what its log lost: nothing, as a rule.
+    #[inline]
     fn drop(&mut self) {
+        let is_whole = self.records <= MAX_RECORDS_PER_CALL
+            && self.dropped_by_guest == 0
+            && self.failed_calls == 0;
+        if !is_whole {
+            self.report();
+        }
+    }
+}
+
+impl LogSink {
+    #[cold]
+    fn report(&self) {
         let dropped = self.records.saturating_sub(MAX_RECORDS_PER_CALL);
         if dropped > 0 {
             tracing::warn!(target: "vellum::guest", dropped, "log records of a call were dropped");

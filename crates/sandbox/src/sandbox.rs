@@ -246,6 +246,7 @@ impl Sandbox {
     }
 
     /// The image that the guest was loaded from.
+    #[inline]
     pub fn image(&self) -> &GuestImage {
         &self.instance.base().image
     }
@@ -365,6 +366,7 @@ impl Sandbox {
     }
 
     /// Enters the guest for a call, from its beginning or from where it is suspended.
+    #[inline]
     fn enter<T>(
         &mut self,
         phase: Phase,
@@ -372,14 +374,22 @@ impl Sandbox {
         run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         // Most calls cannot be stopped, and need no share of the switch.
-        let control = (!options.is_empty()).then(|| self.control.clone());
-        let guard = match &control {
-            Some(control) => options.begin(control)?,
-            None => None,
-        };
+        if options.is_empty() {
+            return self.enter_at_once(phase, run);
+        }
+        let control = self.control.clone();
+        let _guard = options.begin(&control)?;
+        self.enter_at_once(phase, run)
+    }
+
+    #[inline]
+    fn enter_at_once<T>(
+        &mut self,
+        phase: Phase,
+        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         self.health = Health::Dirty;
         let result = self.session(phase, run);
-        drop(guard);
         // A guest whose function failed idles again like one whose function returned.
         if matches!(result, Ok(_) | Err(Failure::Guest { .. })) {
             self.health = Health::Ready;
@@ -387,6 +397,7 @@ impl Sandbox {
         result
     }
 
+    #[inline]
     fn session<T>(
         &mut self,
         phase: Phase,
@@ -405,17 +416,25 @@ impl Sandbox {
         run(&mut session)
     }
 
+    #[inline]
     fn check_ready(&self) -> Result<(), Failure> {
         match self.health {
             Health::Ready => Ok(()),
-            Health::Suspended(_) => Err(Failure::Suspended {
+            _ => Err(self.why_not_ready()),
+        }
+    }
+
+    #[cold]
+    fn why_not_ready(&self) -> Failure {
+        match self.health {
+            Health::Suspended(_) => Failure::Suspended {
                 what: match self.suspension() {
                     Some(Suspension::Calling(function)) => format!("call {}", function.name()),
                     _ => "its initialisation".to_owned(),
                 },
-            }),
-            Health::Dirty => Err(Failure::NeedsRestore),
-            Health::Dead => Err(Failure::Unusable),
+            },
+            Health::Ready | Health::Dirty => Failure::NeedsRestore,
+            Health::Dead => Failure::Unusable,
         }
     }
 

@@ -34,6 +34,7 @@ impl Value {
     }
 
     /// The same value, borrowed.
+    #[inline]
     pub fn as_ref(&self) -> ValueRef<'_> {
         match self {
             Self::Unit => ValueRef::Unit,
@@ -89,6 +90,7 @@ macro_rules! scalar {
         impl Argument for $rust {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn as_value(&self) -> ValueRef<'_> {
                 ValueRef::$variant(*self)
             }
@@ -97,6 +99,7 @@ macro_rules! scalar {
         impl FromValue for $rust {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn from_value(value: Value) -> Option<Self> {
                 match value {
                     Value::$variant(value) => Some(value),
@@ -122,6 +125,7 @@ macro_rules! variable {
         impl Argument for $owned {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn as_value(&self) -> ValueRef<'_> {
                 ValueRef::$variant(self)
             }
@@ -130,6 +134,7 @@ macro_rules! variable {
         impl Argument for &$borrowed {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn as_value(&self) -> ValueRef<'_> {
                 ValueRef::$variant(self)
             }
@@ -138,6 +143,7 @@ macro_rules! variable {
         impl FromValue for $owned {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn from_value(value: Value) -> Option<Self> {
                 match value {
                     Value::$variant(value) => Some(value),
@@ -156,8 +162,9 @@ variable! {
 impl FromValue for () {
     const TYPE: ValueType = ValueType::Unit;
 
+    #[inline]
     fn from_value(value: Value) -> Option<Self> {
-        (value == Value::Unit).then_some(())
+        matches!(value, Value::Unit).then_some(())
     }
 }
 
@@ -175,6 +182,7 @@ macro_rules! tuple {
         impl<$($name: Argument),*> Arguments for ($($name,)*) {
             const TYPES: &'static [ValueType] = &[$($name::TYPE),*];
 
+            #[inline]
             fn with_values<R>(&self, then: impl FnOnce(&[ValueRef<'_>]) -> R) -> R {
                 then(&[$(self.$index.as_value()),*])
             }

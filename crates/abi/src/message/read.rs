@@ -323,30 +323,35 @@ impl<'a> Message<'a> {
 
     /// What the message is.
     #[must_use]
+    #[inline]
     pub const fn kind(&self) -> MessageKind {
         self.kind
     }
 
     /// Index of the function that is called or answers.
     #[must_use]
+    #[inline]
     pub const fn function(&self) -> u32 {
         self.function
     }
 
     /// Number of slots.
     #[must_use]
+    #[inline]
     pub const fn slot_count(&self) -> usize {
         self.slot_count
     }
 
     /// Why there is no value, if this is an error reply; [`outcome`](Self::outcome) has the text, too.
     #[must_use]
+    #[inline]
     pub const fn error(&self) -> Option<ErrorCode> {
         self.error
     }
 
     /// Length of the message.
     #[must_use]
+    #[inline]
     pub const fn len_bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -359,7 +364,7 @@ impl<'a> Message<'a> {
     pub fn argument(&self, index: usize) -> Result<Argument<'a>, MessageError> {
         let slot = self.slot(index).ok_or(MessageError::NoSlot(index))?;
         let value_type = ValueType::try_from(slot.ty).map_err(|_| unknown_type(index, &slot))?;
-        if let Some(value) = scalar(&slot, value_type) {
+        if let Some(value) = slot.scalar(value_type) {
             return Ok(Argument::Value(value));
         }
         self.variable(index, &slot, value_type)
@@ -371,9 +376,7 @@ impl<'a> Message<'a> {
     #[must_use]
     #[inline]
     pub fn scalar(&self, index: usize, ty: ValueType) -> Option<ValueRef<'static>> {
-        self.slot(index)
-            .filter(|slot| slot.ty == ty.code())
-            .and_then(|slot| scalar(&slot, ty))
+        self.slot(index)?.scalar(ty)
     }
 
     /// All slots in order.
@@ -492,15 +495,6 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The value of a slot that is known to be of type `ty`, if the type is of fixed size and the slot sound.
-#[inline]
-fn scalar(slot: &Slot, ty: ValueType) -> Option<ValueRef<'static>> {
-    if slot.flags != 0 || slot.reserved != 0 || slot.len_bytes != 0 {
-        return None;
-    }
-    ValueRef::from_scalar_bits(ty, slot.bits)
-}
-
 #[cold]
 const fn unknown_type(index: usize, slot: &Slot) -> MessageError {
     MessageError::UnknownType {
@@ -528,6 +522,7 @@ const fn bad_scalar(index: usize, slot: &Slot, value_type: ValueType) -> Message
     }
 }
 
+#[inline]
 fn parse_status(status: u32, kind: MessageKind) -> Result<Option<ErrorCode>, MessageError> {
     if status == 0 {
         return Ok(None);

@@ -101,19 +101,10 @@ impl<'a> MessageWriter<'a> {
                 have_bytes: buffer.len(),
             });
         }
-        let header = MessageHeader {
-            kind: kind as u32,
-            function,
-            status: 0,
-            // At most MAX_SLOTS, checked above.
-            #[expect(clippy::cast_possible_truncation)]
-            slot_count: slot_count as u32,
-            total_len_bytes: 0,
-            reserved: [0; 3],
-        };
         Ok(Self {
             buffer,
-            header,
+            // Its length grows with what is pushed.
+            header: MessageHeader::plain(kind, function, slot_count),
             pushed: 0,
             end,
         })
@@ -125,14 +116,8 @@ impl<'a> MessageWriter<'a> {
     /// All slots are written, or the payload does not fit; the message is then unchanged.
     #[inline]
     pub fn push(&mut self, value: ValueRef<'_>) -> Result<(), WriteError> {
-        if let Some(bits) = value.scalar_bits() {
-            return self.put_slot(Slot {
-                ty: value.value_type().code(),
-                flags: 0,
-                reserved: 0,
-                len_bytes: 0,
-                bits,
-            });
+        if let Some(slot) = Slot::of_scalar(value) {
+            return self.put_slot(slot);
         }
         let payload = value.payload();
         let (len_bytes, start) = (length(payload.len())?, self.end);

@@ -1,7 +1,15 @@
-//! Decoding of KVM exits: a pure function over what `KVM_RUN` returned.
+//! Decoding of KVM exits: a pure function over what `KVM_RUN` left in the page that it shares (Linux
+//! `Documentation/virt/kvm/api.rst`, section 5).
+#![expect(
+    unsafe_code,
+    reason = "the page holds a union whose member the exit reason names"
+)]
 
-use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_UNKNOWN};
-use kvm_ioctls::VcpuExit;
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN, kvm_run,
+};
 
 use crate::vm::{Access, Exit, IoWidth};
 
@@ -14,58 +22,82 @@ pub(super) enum Decoded {
     DirtyRingFull,
 }
 
-/// Translates an exit. `is_mapped` tells whether guest-physical memory exists at an address.
-pub(super) fn decode(exit: &VcpuExit<'_>, is_mapped: impl Fn(u64) -> bool) -> Decoded {
-    let memory_fault = |gpa, access| Exit::MemoryFault {
-        gpa,
-        access,
-        mapped: is_mapped(gpa),
-    };
-    Decoded::Exit(match exit {
-        VcpuExit::IoOut(port, data) => decode_out(*port, data),
-        VcpuExit::IoIn(port, data) => {
-            IoWidth::from_len_bytes(data.len()).map_or(Exit::IoString { port: *port }, |width| {
-                Exit::IoIn { port: *port, width }
-            })
-        }
-        VcpuExit::MmioRead(gpa, _) => memory_fault(*gpa, Access::Read),
-        VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryLost { gpa: Some(*gpa) },
-        VcpuExit::MmioWrite(gpa, _) => memory_fault(*gpa, Access::Write),
-        VcpuExit::Hlt => Exit::Halt,
-        VcpuExit::Shutdown => Exit::TripleFault,
-        VcpuExit::FailEntry(reason, _) => Exit::InvalidState { reason: *reason },
-        VcpuExit::InternalError => Exit::EmulationFailure,
-        VcpuExit::Intr => Exit::Interrupted,
-        VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL) => return Decoded::DirtyRingFull,
-        VcpuExit::Unsupported(reason) => Exit::Unhandled { reason: *reason },
-        _ => Exit::Unhandled {
-            reason: KVM_EXIT_UNKNOWN,
-        },
-    })
-}
-
-/// Tells several items of a string instruction from one wide item, which look alike in an exit's bytes.
-///
-/// Of a string instruction that moves one item at a time nothing is left to see: `outs` appears as an `out` each time.
-pub(super) fn with_item_count(exit: Exit, items: u32) -> Exit {
-    match exit {
-        Exit::IoOut { port, .. } | Exit::IoIn { port, .. } if items != 1 => Exit::IoString { port },
-        other => other,
+/// Translates the exit in `run`. `item_at` reads four bytes that many bytes behind the start of the page, where the value of an `out` lies;
+/// `is_mapped` tells whether guest-physical memory exists at an address.
+#[inline]
+pub(super) fn decode(
+    run: &kvm_run,
+    item_at: impl FnOnce(u64) -> u32,
+    is_mapped: impl FnOnce(u64) -> bool,
+) -> Decoded {
+    if run.exit_reason == KVM_EXIT_IO {
+        return Decoded::Exit(decode_io(run, item_at));
     }
+    decode_rest(run, is_mapped)
 }
 
-/// An access of 1, 2 or 4 bytes may be a plain `out`; anything else is a string instruction of several items.
-fn decode_out(port: u16, data: &[u8]) -> Exit {
-    let Some(width) = IoWidth::from_len_bytes(data.len()) else {
+/// A port access. One item of 1, 2 or 4 bytes may be a plain instruction; anything else is a string instruction of several items. Of one that
+/// moves one item at a time nothing is left to see: `outs` appears as an `out` each time.
+#[inline]
+fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Exit {
+    // SAFETY: this is the member that an exit of this reason sets, and any bytes are sound ones of it.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let port = io.port;
+    let width = match io.size {
+        1 => IoWidth::Byte,
+        2 => IoWidth::Word,
+        4 => IoWidth::Dword,
+        _ => return Exit::IoString { port },
+    };
+    if io.count != 1 {
         return Exit::IoString { port };
-    };
-    let mut value = [0; 4];
-    value[..data.len()].copy_from_slice(data);
-    Exit::IoOut {
-        port,
-        width,
-        data: u32::from_le_bytes(value),
     }
+    if u32::from(io.direction) != KVM_EXIT_IO_OUT {
+        return Exit::IoIn { port, width };
+    }
+    let data = item_at(io.data_offset)
+        & match width {
+            IoWidth::Byte => 0xFF,
+            IoWidth::Word => 0xFFFF,
+            IoWidth::Dword => u32::MAX,
+        };
+    Exit::IoOut { port, width, data }
+}
+
+/// Everything else, none of which a guest does often.
+#[cold]
+fn decode_rest(run: &kvm_run, is_mapped: impl FnOnce(u64) -> bool) -> Decoded {
+    let union = &run.__bindgen_anon_1;
+    Decoded::Exit(match run.exit_reason {
+        KVM_EXIT_MMIO => {
+            // SAFETY: as for a port access, with the member of this reason.
+            let mmio = unsafe { union.mmio };
+            Exit::MemoryFault {
+                gpa: mmio.phys_addr,
+                access: match mmio.is_write {
+                    0 => Access::Read,
+                    _ => Access::Write,
+                },
+                mapped: is_mapped(mmio.phys_addr),
+            }
+        }
+        KVM_EXIT_MEMORY_FAULT => {
+            // SAFETY: as above.
+            let gpa = unsafe { union.memory_fault.gpa };
+            Exit::MemoryLost { gpa: Some(gpa) }
+        }
+        KVM_EXIT_HLT => Exit::Halt,
+        KVM_EXIT_SHUTDOWN => Exit::TripleFault,
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: as above.
+            let reason = unsafe { union.fail_entry.hardware_entry_failure_reason };
+            Exit::InvalidState { reason }
+        }
+        KVM_EXIT_INTERNAL_ERROR => Exit::EmulationFailure,
+        KVM_EXIT_INTR => Exit::Interrupted,
+        KVM_EXIT_DIRTY_RING_FULL => return Decoded::DirtyRingFull,
+        reason => Exit::Unhandled { reason },
+    })
 }
 
 #[cfg(test)]

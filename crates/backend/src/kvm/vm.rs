@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -25,7 +26,7 @@ use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
-use super::vcpu::{Decoded, decode, with_item_count};
+use super::vcpu::{Decoded, decode};
 use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
@@ -35,6 +36,7 @@ use crate::slots::{Slot, Slots};
 use crate::state::{Msrs, SpecialRegs, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
 use crate::vm::{Capabilities, Exit, Interrupter, IoWidth, Mmu, Protection, Vm, VmError};
 
+ioctl_io_nr!(KVM_RUN, kvm_bindings::KVMIO, 0x80);
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, kvm_bindings::KVMIO, 0xC7);
 
 /// A VM of [`super::Kvm`].
@@ -205,6 +207,7 @@ impl KvmVm {
 
     /// Empties a ring that is full, so that the guest can go on. One that is full of nothing that was collected since it was last reset
     /// was overrun earlier.
+    #[cold]
     fn reset_full_ring(&mut self) -> Result<(), VmError> {
         self.collect_ring()?;
         if self.unreset == 0 {
@@ -318,10 +321,15 @@ impl KvmVm {
             .map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
     }
 
-    /// Items of the port access that the last exit reported, if it was one.
-    fn io_items(&mut self) -> u32 {
-        // SAFETY: every member of the union is plain numbers, which the kernel filled.
-        unsafe { self.vcpu.get_kvm_run().__bindgen_anon_1.io.count }
+    /// The host has no memory behind what the guest accessed. Kernels before KVM_EXIT_MEMORY_FAULT (Linux 6.8) say no more.
+    #[cold]
+    fn lost_memory(&mut self) -> Exit {
+        self.pending = Pending::Completion;
+        let run = self.vcpu.get_kvm_run();
+        match decode(run, |_| 0, |_| false) {
+            Decoded::Exit(exit @ Exit::MemoryLost { .. }) => exit,
+            _ => Exit::MemoryLost { gpa: None },
+        }
     }
 
     /// Whether `register` was written to the shared page and not yet taken from there by the kernel.
@@ -361,28 +369,36 @@ impl Vm for KvmVm {
             return Err(VmError::InputPending);
         }
         loop {
-            let decoded = match self.vcpu.run() {
-                Ok(exit) => decode(&exit, |gpa| self.slots.is_mapped(gpa)),
-                Err(error) if error.errno() == libc::EINTR => Decoded::Exit(Exit::Interrupted),
-                Err(error) if error.errno() == libc::EAGAIN => continue,
-                // Kernels before KVM_EXIT_MEMORY_FAULT (Linux 6.8) say no more.
-                Err(error) if error.errno() == libc::EFAULT => {
-                    Decoded::Exit(Exit::MemoryLost { gpa: None })
+            match enter(&self.vcpu) {
+                Ok(()) => {}
+                Err(libc::EAGAIN) => continue,
+                Err(libc::EINTR) => {
+                    self.pending = Pending::Nothing;
+                    return Ok(Exit::Interrupted);
                 }
-                Err(error) => return Err(VmError::hypervisor("KVM_RUN", error)),
-            };
-            match decoded {
-                Decoded::DirtyRingFull => self.reset_full_ring()?,
-                Decoded::Exit(exit) => {
-                    let exit = with_item_count(exit, self.io_items());
-                    self.pending = match exit {
-                        Exit::IoIn { width, .. } => Pending::Input(width),
-                        Exit::Interrupted => Pending::Nothing,
-                        _ => Pending::Completion,
-                    };
-                    return Ok(exit);
-                }
+                Err(libc::EFAULT) => return Ok(self.lost_memory()),
+                Err(errno) => return Err(failed_run(errno)),
             }
+            let run = self.vcpu.get_kvm_run();
+            let page = ptr::from_ref(run).cast::<u8>();
+            let item_at = |offset| {
+                let offset = usize::try_from(offset).unwrap_or(0);
+                // SAFETY: the kernel placed the items at this offset of the mapped kvm_run area, at the start of a page.
+                unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
+            };
+            let exit = match decode(run, item_at, |gpa| self.slots.is_mapped(gpa)) {
+                Decoded::Exit(exit) => exit,
+                Decoded::DirtyRingFull => {
+                    self.reset_full_ring()?;
+                    continue;
+                }
+            };
+            self.pending = match exit {
+                Exit::IoIn { width, .. } => Pending::Input(width),
+                Exit::Interrupted => Pending::Nothing,
+                _ => Pending::Completion,
+            };
+            return Ok(exit);
         }
     }
 
@@ -423,14 +439,17 @@ impl Vm for KvmVm {
             let Self {
                 interrupter, vcpu, ..
             } = self;
-            match interrupter.with_immediate_exit(|| vcpu.run().map(|_| ())) {
+            match interrupter.with_immediate_exit(|| enter(vcpu)) {
                 // Another part of the same instruction.
                 Ok(()) => {}
-                Err(error) if error.errno() == libc::EINTR => {
+                Err(libc::EINTR) => {
                     self.pending = Pending::Nothing;
                     return Ok(());
                 }
-                Err(error) => return Err(VmError::hypervisor("KVM_RUN to settle", error)),
+                Err(errno) => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    return Err(VmError::hypervisor("KVM_RUN to settle", error));
+                }
             }
         }
         Err(VmError::hypervisor(
@@ -559,6 +578,22 @@ impl Vm for KvmVm {
                 .map_err(|error| VmError::hypervisor("publishing page tables", error)),
         }
     }
+}
+
+/// Enters the guest until it leaves, or says by which error number it did not.
+#[inline]
+fn enter(vcpu: &VcpuFd) -> Result<(), i32> {
+    // SAFETY: the request takes no argument; the memory that the guest uses is lent to the VM for as long as it has it.
+    if unsafe { vmm_sys_util::ioctl::ioctl(vcpu, KVM_RUN()) } == 0 {
+        return Ok(());
+    }
+    // A system call that failed has set it.
+    Err(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+}
+
+#[cold]
+fn failed_run(errno: i32) -> VmError {
+    VmError::hypervisor("KVM_RUN", io::Error::from_raw_os_error(errno))
 }
 
 fn enable_dirty_ring(vm: &VmFd, ring_pages: u32) -> Result<(), VmError> {

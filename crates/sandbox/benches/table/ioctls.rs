@@ -56,12 +56,25 @@ unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -
         return unsafe { watched(fd, request, argument) };
     }
     // SAFETY: passed on as it came; the caller answers for it.
-    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
-    c_int::try_from(result).unwrap_or(-1)
+    unsafe { pass_on(fd, request, argument) }
 }
 
 /// # Safety
 /// As for the system call.
+#[inline]
+unsafe fn pass_on(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    // SAFETY: the caller answers for it.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
+    // What a request returns is an int.
+    #[expect(clippy::cast_possible_truncation, reason = "an int to begin with")]
+    {
+        result as c_int
+    }
+}
+
+/// # Safety
+/// As for the system call.
+#[cold]
 unsafe fn watched(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     if request == KVM_SET_USER_MEMORY_REGION {
         // SAFETY: the request takes such a structure, and the kernel is about to read it.
@@ -75,7 +88,7 @@ unsafe fn watched(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     }
     let before = tsc::now();
     // SAFETY: passed on as it came; the caller answers for it.
-    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, argument) };
+    let result = unsafe { pass_on(fd, request, argument) };
     let ticks = tsc::now() - before;
     let sum = if request == KVM_RUN {
         &RUN_TICKS
@@ -83,7 +96,7 @@ unsafe fn watched(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
         &OTHER_TICKS
     };
     sum.fetch_add(ticks, Ordering::Relaxed);
-    c_int::try_from(result).unwrap_or(-1)
+    result
 }
 
 /// The file descriptor of the vCPU that this process has entered last; -1 before.

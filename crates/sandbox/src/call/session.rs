@@ -7,7 +7,7 @@ use vellum_abi::fill::FillRequest;
 use vellum_abi::log::{HEADER_LEN_BYTES, PanicRecord};
 use vellum_abi::message::{
     Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter,
-    Outcome, Place, Slot, WriteError, write_error,
+    Outcome, Place, Slot, WriteError, plain_bits, plain_slots, write_error, write_plain,
 };
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
@@ -120,6 +120,7 @@ pub(crate) enum Phase {
 
 impl Session<'_> {
     /// Sends the request that was [encoded](Buffers::encode_call) and runs the guest until its reply.
+    #[inline]
     pub(crate) fn call(
         &mut self,
         request: Request,
@@ -133,6 +134,7 @@ impl Session<'_> {
     }
 
     /// Sends a request and runs the guest until it waits.
+    #[inline]
     pub(super) fn send(
         &mut self,
         request: Request,
@@ -160,44 +162,78 @@ impl Session<'_> {
     }
 
     /// Runs the guest until it waits, and takes what it has said meanwhile, also when it ends badly.
+    #[inline]
     fn run(&mut self, offered: Offered<'_>) -> Result<Stop, Failure> {
-        let result = self.serve(offered);
-        if result.is_err() {
-            // What ended the guest counts more than what else is wrong with it.
-            let _ = self.drain();
+        match self.serve(offered) {
+            Ok(stop) => Ok(stop),
+            Err(failure) => {
+                // What ended the guest counts more than what else is wrong with it.
+                let _ = self.drain();
+                Err(failure)
+            }
         }
-        result
     }
 
-    /// Serves exits until the guest waits.
+    /// Serves exits until the guest waits. What is rare has functions of its own, so that the usual way through this one is short.
+    #[inline]
     fn serve(&mut self, mut offered: Offered<'_>) -> Result<Stop, Failure> {
         loop {
-            let (port, data) = match self.instance.run()? {
-                Exit::IoOut {
+            let (port, data) = match self.instance.run() {
+                Ok(Exit::IoOut {
                     port,
                     width: IoWidth::Dword,
                     data,
-                } => (port, data),
-                Exit::Interrupted => {
-                    self.check_stopped()?;
+                }) => (port, data),
+                other => {
+                    self.serve_other_exit(other)?;
                     continue;
                 }
-                other => return Err(end_of(other)),
             };
-            let port = Port::try_from(port).map_err(|_| Failure::ForbiddenPort { port })?;
-            if !is_end(port) {
-                self.drain()?;
+            match Port::try_from(port) {
+                Ok(Port::Idle) => {
+                    self.drain()?;
+                    return idle(data);
+                }
+                Ok(Port::HostCall) => {
+                    self.drain()?;
+                    offered = self.serve_host_call()?;
+                }
+                Ok(port) => self.serve_rare_port(port, data, &offered)?,
+                Err(_) => return Err(Failure::ForbiddenPort { port }),
             }
-            match port {
-                Port::Idle => return idle(data),
-                Port::HostCall => offered = self.serve_host_call()?,
-                Port::Drain => {}
-                Port::Fill => self.fill(&offered)?,
-                Port::Panic => return Err(self.panicked()),
-                Port::Abort => return Err(Failure::Abort { code: data }),
-                Port::Fault => return Err(self.faulted()),
-                Port::Checkpoint => self.checkpoint(data)?,
-            }
+        }
+    }
+
+    /// Goes on after an exit that is no message of the guest's, if it can go on.
+    #[cold]
+    fn serve_other_exit(&mut self, exit: Result<Exit, Failure>) -> Result<(), Failure> {
+        let exit = exit?;
+        self.instance.check_mapped_files(&exit)?;
+        match exit {
+            Exit::Interrupted => self.check_stopped(),
+            other => Err(end_of(other)),
+        }
+    }
+
+    /// Serves any port but the two of calls.
+    #[inline(never)]
+    fn serve_rare_port(
+        &mut self,
+        port: Port,
+        data: u32,
+        offered: &Offered<'_>,
+    ) -> Result<(), Failure> {
+        if !is_end(port) {
+            self.drain()?;
+        }
+        match port {
+            // Two that are served elsewhere, and one for which the work is done.
+            Port::Idle | Port::HostCall | Port::Drain => Ok(()),
+            Port::Fill => self.fill(offered),
+            Port::Panic => Err(self.panicked()),
+            Port::Abort => Err(Failure::Abort { code: data }),
+            Port::Fault => Err(self.faulted()),
+            Port::Checkpoint => self.checkpoint(data),
         }
     }
 
@@ -232,24 +268,40 @@ impl Session<'_> {
 
     /// Copies the message in the output buffer, once. What is looked at afterwards cannot change any more.
     pub(super) fn take_message(&mut self) -> Result<(), Failure> {
+        self.take_start()?;
+        self.take_rest()
+    }
+
+    /// Copies what is most messages whole.
+    #[inline]
+    fn take_start(&mut self) -> Result<(), Failure> {
+        let start = &mut self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
+        Ok(self.instance.read_output(start)?)
+    }
+
+    /// Copies a message whose start says that it is longer, anew from its start: what the first copy says beyond the length is not used.
+    fn take_rest(&mut self) -> Result<(), Failure> {
         let limits = Limits::for_buffer(self.buffers.output.len());
-        let first = &mut self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
-        self.instance.read_output(first)?;
-        let len_bytes = Message::len_of(first, limits).map_err(Failure::Message)?;
+        let start = &self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
+        let len_bytes = Message::len_of(start, limits).map_err(Failure::Message)?;
         if len_bytes <= SMALL_MESSAGE_LEN_BYTES {
             return Ok(());
         }
-        // Copied anew from its start: what the first copy says beyond the length is not used.
         let message = &mut self.buffers.output[..len_bytes];
         Ok(self.instance.read_output(message)?)
     }
 
+    #[inline]
     fn reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
         if !returns.is_variable() {
             let mut bytes = [0; SCALAR_REPLY_LEN_BYTES];
             self.instance.read_output(&mut bytes)?;
-            if let Some(value) = scalar_reply(&bytes, function, returns) {
-                return Ok(value);
+            let value = plain_slots(&bytes, MessageKind::Reply, function, 1)
+                .and_then(|slots| plain_bits(slots, 0, returns))
+                .and_then(|bits| ValueRef::from_scalar_bits(returns, bits));
+            // Whatever else the guest replied, the parser of all messages reads it.
+            if let Some(value) = value {
+                return Ok(Value::from_ref(value));
             }
         }
         self.other_reply(function, returns)
@@ -264,8 +316,24 @@ impl Session<'_> {
     }
 
     /// Calls the host function that the guest asks for, and writes the answer.
+    #[inline(never)]
     fn serve_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
-        self.take_message()?;
+        self.take_start()?;
+        let answered = match self.phase {
+            // It may not call the host yet.
+            Phase::Booting => None,
+            Phase::Calling { .. } => self.host.call_plain(&self.buffers.output),
+        };
+        match answered {
+            Some((function, answer)) => self.answer(function, answer),
+            None => self.serve_any_host_call(),
+        }
+    }
+
+    /// The same for a call with text or bytes, one that must be refused, or one that is none.
+    #[inline(never)]
+    fn serve_any_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
+        self.take_rest()?;
         let message = parse(&self.buffers.output)?;
         if message.kind() != MessageKind::HostCall {
             return Err(Failure::Protocol("a host call that is none"));
@@ -290,7 +358,22 @@ impl Session<'_> {
         self.answer(function, answer)
     }
 
+    #[inline]
     fn answer<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
+        let buffer = &mut self.buffers.input;
+        if let Ok(value) = &answer
+            && let Some(len_bytes) =
+                write_plain(buffer, MessageKind::HostReply, function, &[value.as_ref()])
+        {
+            self.instance.write_input(&buffer[..len_bytes])?;
+            return Ok(Offered::Arguments(&[]));
+        }
+        self.answer_any(function, answer)
+    }
+
+    /// Answers with text, bytes or an error.
+    #[inline(never)]
+    fn answer_any<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
         let buffer = &mut self.buffers.input;
         let encoded = answer.and_then(|value| {
             match encode(buffer, MessageKind::HostReply, function, &[value.as_ref()]) {
@@ -494,38 +577,27 @@ pub(super) fn outcome(
     }
 }
 
-/// The value of a reply to call `function`, if it is one of this type, of fixed size, and nothing about the message is unusual. Any
-/// other reply is read by the parser of all messages.
-fn scalar_reply(
-    bytes: &[u8; SCALAR_REPLY_LEN_BYTES],
-    function: u32,
-    returns: ValueType,
-) -> Option<Value> {
-    let (header, rest) = MessageHeader::read_from_prefix(bytes).ok()?;
-    let expected = MessageHeader {
-        kind: MessageKind::Reply as u32,
-        function,
-        status: 0,
-        slot_count: 1,
-        total_len_bytes: u32::try_from(SCALAR_REPLY_LEN_BYTES).ok()?,
-        reserved: [0; 3],
-    };
-    let slot = Slot::read_from_bytes(rest).ok()?;
-    let is_plain = slot.ty == returns.code()
-        && (slot.flags, slot.reserved, slot.len_bytes) == (0, 0, 0)
-        && header == expected;
-    if !is_plain {
-        return None;
-    }
-    ValueRef::from_scalar_bits(returns, slot.bits).map(Value::from_ref)
-}
-
 fn parse(bytes: &[u8]) -> Result<Message<'_>, Failure> {
     Message::parse(bytes, Limits::for_buffer(bytes.len())).map_err(Failure::Message)
 }
 
-/// Encodes a message; a value that does not fit is announced, to be fetched by a fill request.
+/// Encodes a message.
+#[inline]
 fn encode(
+    buffer: &mut [u8],
+    kind: MessageKind,
+    function: u32,
+    values: &[ValueRef<'_>],
+) -> Result<usize, Failure> {
+    match write_plain(buffer, kind, function, values) {
+        Some(len_bytes) => Ok(len_bytes),
+        None => encode_any(buffer, kind, function, values),
+    }
+}
+
+/// Encodes a message of any values; one that does not fit is announced, to be fetched by a fill request.
+#[inline(never)]
+fn encode_any(
     buffer: &mut [u8],
     kind: MessageKind,
     function: u32,

@@ -125,10 +125,13 @@ impl GuestImage {
     }
 
     /// Whether both are the same guest: the same functions, segments and bytes, wherever they came from.
+    #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        if Arc::ptr_eq(&self.inner, &other.inner) {
-            return true;
-        }
+        Arc::ptr_eq(&self.inner, &other.inner) || self.is_equal(other)
+    }
+
+    #[cold]
+    fn is_equal(&self, other: &Self) -> bool {
         // Hashed once for each image. One whose memory cannot be read equals only itself.
         match (self.identity(), other.identity()) {
             (Ok(left), Ok(right)) => left == right,

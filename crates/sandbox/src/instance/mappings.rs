@@ -193,7 +193,7 @@ impl Instance {
 
     /// Names the mapped file that an exit is about, if it is about one.
     #[inline]
-    pub(super) fn check_mapped_files(&self, exit: &Exit) -> Result<(), MappingError> {
+    pub(crate) fn check_mapped_files(&self, exit: &Exit) -> Result<(), MappingError> {
         let gpa = match exit {
             Exit::MemoryLost { gpa } => *gpa,
             // Where the hypervisor carries out an instruction itself, it takes lost memory for a device.

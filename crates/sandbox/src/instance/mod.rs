@@ -51,7 +51,8 @@ pub(crate) struct Instance {
     // Dropped in this order: the VM must not outlive the memory that it maps.
     vm: DebugVm,
     memory: GuestMemory,
-    /// Offsets in scratch: of the output buffer, of the outbox.
+    /// Offsets in scratch: of the input buffer, of the output buffer, of the outbox.
+    input_offset: u64,
     output_offset: u64,
     outbox_offset: u64,
     mappings: Mappings,
@@ -133,6 +134,7 @@ impl Instance {
         };
         let mut instance = Self {
             vm: DebugVm(vm),
+            input_offset: memory.scratch_offset(geometry.plan.input()),
             output_offset: memory.scratch_offset(geometry.plan.output()),
             outbox_offset: memory.scratch_offset(geometry.outbox()?),
             memory,
@@ -344,15 +346,13 @@ impl Instance {
     pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
         self.has_run = true;
         self.loaded_root = self.state.special.cr3;
-        let exit = match self.vm.0.run() {
-            Ok(exit) => exit,
+        match self.vm.0.run() {
+            Ok(exit) => Ok(exit),
             Err(error) => {
                 self.has_failed = true;
-                return Err(error.into());
+                Err(error.into())
             }
-        };
-        self.check_mapped_files(&exit)?;
-        Ok(exit)
+        }
     }
 
     fn is_kernel(&self) -> bool {
@@ -374,6 +374,7 @@ impl Instance {
         self.tell_guest()
     }
 
+    #[inline]
     pub(crate) fn base(&self) -> &Arc<SnapshotData> {
         &self.base
     }
@@ -383,24 +384,22 @@ impl Instance {
     }
 
     /// Writes a message at the start of the input buffer.
+    #[inline]
     pub(crate) fn write_input(&mut self, message: &[u8]) -> Result<(), OutOfBounds> {
-        let start = self.geometry.plan.input().start();
         let len_bytes = message.len() as u64;
-        match &mut self.cow {
-            CowState::Kernel(physical) => physical.mark(start, len_bytes),
-            CowState::Guest(_) | CowState::Host(_) => {}
+        if let CowState::Kernel(physical) = &mut self.cow {
+            physical.mark(self.geometry.plan.input().start(), len_bytes);
         }
         self.input_used = self.input_used.max(len_bytes);
         if self.is_polled {
-            let offset = self.memory.scratch_offset(self.geometry.plan.input());
-            return self.memory.scratch.write_words(offset, message);
+            return self.memory.scratch.write_words(self.input_offset, message);
         }
-        self.memory.write(start, message)
+        self.memory.scratch.write(self.input_offset, message)
     }
 
     /// What the host has written to the input buffer since it was last zero.
     pub(crate) fn input(&self) -> Result<Vec<u8>, OutOfBounds> {
-        let offset = self.memory.scratch_offset(self.geometry.plan.input());
+        let offset = self.input_offset;
         let mut bytes = Vec::new();
         let len = usize::try_from(self.input_used).unwrap_or(usize::MAX);
         self.memory.scratch.append_to(offset, len, &mut bytes)?;
@@ -474,15 +473,15 @@ impl Instance {
             physical.mark(plan.output().start(), plan.output().len_bytes());
         }
         let output = plan.output();
-        let offset = self.memory.scratch_offset(output);
-        self.memory.scratch.zero(offset, output.len_bytes())?;
+        (self.memory.scratch).zero(self.output_offset, output.len_bytes())?;
         self.wipe_input()
     }
 
     /// The guest may not write to the input buffer, so what the host wrote is all that is there.
     fn wipe_input(&mut self) -> Result<(), Failure> {
-        let offset = self.memory.scratch_offset(self.geometry.plan.input());
-        self.memory.scratch.zero(offset, self.input_used)?;
+        self.memory
+            .scratch
+            .zero(self.input_offset, self.input_used)?;
         self.input_used = 0;
         Ok(())
     }

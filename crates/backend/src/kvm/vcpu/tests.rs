@@ -1,76 +1,98 @@
 //! Exits as the kernel reports them, made up here.
 
-use kvm_ioctls::ReadMsrExit;
+use kvm_bindings::{KVM_EXIT_HYPERV, KVM_EXIT_IO_IN, KVM_EXIT_UNKNOWN, KVM_EXIT_X86_RDMSR};
 
 use super::*;
+
+/// Where the kernel puts what a port access moves: the second page (Linux `include/uapi/linux/kvm.h`, `KVM_PIO_PAGE_OFFSET`).
+const ITEMS_OFFSET: u64 = 4096;
 
 /// 64 KiB of guest memory at 0.
 fn is_mapped(gpa: u64) -> bool {
     gpa < 0x1_0000
 }
 
-fn decoded(exit: &VcpuExit<'_>) -> Exit {
-    match decode(exit, is_mapped) {
+fn left(reason: u32) -> kvm_run {
+    kvm_run {
+        exit_reason: reason,
+        ..kvm_run::default()
+    }
+}
+
+fn decoded_with(run: &kvm_run, items: u32) -> Exit {
+    let item_at = |offset| {
+        assert_eq!(offset, ITEMS_OFFSET);
+        items
+    };
+    match decode(run, item_at, is_mapped) {
         Decoded::Exit(exit) => exit,
         Decoded::DirtyRingFull => panic!("this is no exit of the ring"),
     }
 }
 
+fn decoded(run: &kvm_run) -> Exit {
+    decoded_with(run, 0)
+}
+
+fn port_access(direction: u32, port: u16, size: u8, count: u32) -> kvm_run {
+    let mut run = left(KVM_EXIT_IO);
+    let io = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4 {
+        direction: u8::try_from(direction).expect("0 or 1"),
+        size,
+        port,
+        count,
+        data_offset: ITEMS_OFFSET,
+    };
+    run.__bindgen_anon_1.io = io;
+    run
+}
+
 #[test]
-fn an_output_has_its_port_width_and_little_endian_value() {
-    let cases: [(u16, &[u8], IoWidth, u32); 4] = [
-        (0, &[0xFF], IoWidth::Byte, 0xFF),
-        (0x3F8, &[0x12, 0x34], IoWidth::Word, 0x3412),
-        (0xFFFF, &[1, 2, 3, 4], IoWidth::Dword, 0x0403_0201),
-        (0xE0, &[0, 0, 0, 0x80], IoWidth::Dword, 0x8000_0000),
+fn an_output_has_its_port_and_width_and_of_the_item_no_more_than_that() {
+    let cases = [
+        (0, 1, 0xAABB_CCFF, IoWidth::Byte, 0xFF),
+        (0x3F8, 2, 0xAABB_3412, IoWidth::Word, 0x3412),
+        (0xFFFF, 4, 0x0403_0201, IoWidth::Dword, 0x0403_0201),
+        (0xE0, 4, 0x8000_0000, IoWidth::Dword, 0x8000_0000),
     ];
-    for (port, bytes, width, data) in cases {
-        assert_eq!(
-            decoded(&VcpuExit::IoOut(port, bytes)),
-            Exit::IoOut { port, width, data }
-        );
+    for (port, size, item, width, data) in cases {
+        let run = port_access(KVM_EXIT_IO_OUT, port, size, 1);
+        assert_eq!(decoded_with(&run, item), Exit::IoOut { port, width, data });
     }
 }
 
 #[test]
 fn an_input_has_its_port_and_width() {
-    for (len, width) in [(1, IoWidth::Byte), (2, IoWidth::Word), (4, IoWidth::Dword)] {
-        let mut bytes = vec![0; len];
+    for (size, width) in [(1, IoWidth::Byte), (2, IoWidth::Word), (4, IoWidth::Dword)] {
         assert_eq!(
-            decoded(&VcpuExit::IoIn(0x60, &mut bytes)),
+            decoded(&port_access(KVM_EXIT_IO_IN, 0x60, size, 1)),
             Exit::IoIn { port: 0x60, width }
         );
     }
 }
 
 #[test]
-fn several_items_at_once_are_a_string_access() {
-    for len in [0, 3, 5, 8, 1024] {
-        let mut bytes = vec![0; len];
-        assert_eq!(
-            decoded(&VcpuExit::IoOut(0x60, &bytes)),
-            Exit::IoString { port: 0x60 },
-            "{len}"
-        );
-        assert_eq!(
-            decoded(&VcpuExit::IoIn(0x60, &mut bytes)),
-            Exit::IoString { port: 0x60 },
-            "{len}"
-        );
-    }
-}
-
-#[test]
-fn several_small_items_are_not_one_wide_item() {
-    let two_bytes = decoded(&VcpuExit::IoIn(0x60, &mut [0; 2]));
-    let four_bytes = decoded(&VcpuExit::IoOut(0x60, &[0; 4]));
-    for exit in [two_bytes, four_bytes] {
-        assert_eq!(with_item_count(exit, 1), exit);
-        for items in [0, 2, 4] {
-            assert_eq!(with_item_count(exit, items), Exit::IoString { port: 0x60 });
+fn several_items_or_items_of_another_size_are_a_string_access() {
+    let cases = [
+        (1, 0),
+        (1, 2),
+        (1, 4),
+        (2, 2),
+        (4, 2),
+        (1, 1024),
+        (0, 1),
+        (3, 1),
+        (8, 1),
+    ];
+    for (size, count) in cases {
+        for direction in [KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT] {
+            assert_eq!(
+                decoded(&port_access(direction, 0x60, size, count)),
+                Exit::IoString { port: 0x60 },
+                "{count} items of {size} bytes"
+            );
         }
     }
-    assert_eq!(with_item_count(Exit::Halt, 4), Exit::Halt);
 }
 
 #[test]
@@ -81,87 +103,73 @@ fn a_memory_fault_tells_the_direction_and_whether_memory_is_there() {
         (0x1_0000, false),
         (u64::MAX, false),
     ] {
-        let mut bytes = [0; 8];
-        let fault = |access| Exit::MemoryFault {
-            gpa,
-            access,
-            mapped,
-        };
-        assert_eq!(
-            decoded(&VcpuExit::MmioRead(gpa, &mut bytes)),
-            fault(Access::Read)
-        );
-        assert_eq!(
-            decoded(&VcpuExit::MmioWrite(gpa, &bytes)),
-            fault(Access::Write)
-        );
+        for (is_write, access) in [(0, Access::Read), (1, Access::Write)] {
+            let mut run = left(KVM_EXIT_MMIO);
+            run.__bindgen_anon_1.mmio = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_6 {
+                phys_addr: gpa,
+                is_write,
+                ..Default::default()
+            };
+            let expected = Exit::MemoryFault {
+                gpa,
+                access,
+                mapped,
+            };
+            assert_eq!(decoded(&run), expected);
+        }
     }
 }
 
 #[test]
 fn memory_that_the_host_cannot_provide_is_lost() {
-    let unresolved = VcpuExit::MemoryFault {
+    let mut run = left(KVM_EXIT_MEMORY_FAULT);
+    run.__bindgen_anon_1.memory_fault = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_27 {
         flags: 0,
         gpa: 0x5000,
         size: 4096,
     };
-    assert_eq!(decoded(&unresolved), Exit::MemoryLost { gpa: Some(0x5000) });
+    assert_eq!(decoded(&run), Exit::MemoryLost { gpa: Some(0x5000) });
+}
+
+#[test]
+fn an_entry_that_failed_keeps_the_processors_reason() {
+    let reason = 0x8000_0021;
+    let mut run = left(KVM_EXIT_FAIL_ENTRY);
+    run.__bindgen_anon_1.fail_entry = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_2 {
+        hardware_entry_failure_reason: reason,
+        cpu: 3,
+    };
+    assert_eq!(decoded(&run), Exit::InvalidState { reason });
 }
 
 #[test]
 fn exits_without_data_have_their_names() {
     let cases = [
-        (VcpuExit::Hlt, Exit::Halt),
-        (VcpuExit::Shutdown, Exit::TripleFault),
-        (VcpuExit::InternalError, Exit::EmulationFailure),
-        (VcpuExit::Intr, Exit::Interrupted),
-        (
-            VcpuExit::FailEntry(0x8000_0021, 3),
-            Exit::InvalidState {
-                reason: 0x8000_0021,
-            },
-        ),
+        (KVM_EXIT_HLT, Exit::Halt),
+        (KVM_EXIT_SHUTDOWN, Exit::TripleFault),
+        (KVM_EXIT_INTERNAL_ERROR, Exit::EmulationFailure),
+        (KVM_EXIT_INTR, Exit::Interrupted),
     ];
-    for (exit, expected) in cases {
-        assert_eq!(decoded(&exit), expected);
+    for (reason, expected) in cases {
+        assert_eq!(decoded(&left(reason)), expected);
     }
 }
 
 #[test]
 fn a_full_ring_is_not_an_exit_of_the_guest() {
-    let exit = VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL);
-    assert_eq!(decode(&exit, is_mapped), Decoded::DirtyRingFull);
+    let run = left(KVM_EXIT_DIRTY_RING_FULL);
+    assert_eq!(decode(&run, |_| 0, is_mapped), Decoded::DirtyRingFull);
 }
 
 #[test]
 fn whatever_no_guest_may_cause_is_unhandled() {
-    let (mut error, mut data) = (0, 0);
-    let read_msr = VcpuExit::X86Rdmsr(ReadMsrExit {
-        error: &mut error,
-        reason: kvm_ioctls::MsrExitReason::Filter,
-        index: 0x1B,
-        data: &mut data,
-    });
-    for exit in [
-        read_msr,
-        VcpuExit::Unknown,
-        VcpuExit::Exception,
-        VcpuExit::IrqWindowOpen,
-        VcpuExit::Nmi,
-        VcpuExit::Hyperv,
-        VcpuExit::SystemEvent(2, &[]),
-        VcpuExit::IoapicEoi(1),
+    for reason in [
+        KVM_EXIT_UNKNOWN,
+        KVM_EXIT_X86_RDMSR,
+        KVM_EXIT_HYPERV,
+        35,
+        u32::MAX,
     ] {
-        assert_eq!(
-            decoded(&exit),
-            Exit::Unhandled {
-                reason: KVM_EXIT_UNKNOWN
-            },
-            "{exit:?}"
-        );
+        assert_eq!(decoded(&left(reason)), Exit::Unhandled { reason });
     }
-    assert_eq!(
-        decoded(&VcpuExit::Unsupported(35)),
-        Exit::Unhandled { reason: 35 }
-    );
 }

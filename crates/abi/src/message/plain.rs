@@ -1,0 +1,111 @@
+//! Messages of nothing but values of fixed size, which most are. They have one length and one header for each number of values,
+//! so that they are written without a writer and recognised by one comparison. Whatever is not recognised is for
+//! [`Message`](super::Message), which says what it is.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{MAX_SLOTS, MessageHeader, MessageKind, Slot, slot_offset};
+use crate::value::{ValueRef, ValueType};
+
+impl MessageHeader {
+    /// The header of a message of `slot_count` values of fixed size and nothing else.
+    #[must_use]
+    #[inline]
+    pub const fn plain(kind: MessageKind, function: u32, slot_count: usize) -> Self {
+        // A message has at most MAX_SLOTS; the callers in this module see to it, and for any other number this is no header of one.
+        #[expect(clippy::cast_possible_truncation)]
+        Self {
+            kind: kind as u32,
+            function,
+            status: 0,
+            slot_count: slot_count as u32,
+            total_len_bytes: slot_offset(slot_count) as u32,
+            reserved: [0; 3],
+        }
+    }
+}
+
+impl Slot {
+    /// The slot of a value of fixed size; `None` for any other.
+    #[must_use]
+    #[inline]
+    pub const fn of_scalar(value: ValueRef<'_>) -> Option<Self> {
+        match value.scalar_bits() {
+            Some(bits) => Some(Self {
+                ty: value.value_type().code(),
+                flags: 0,
+                reserved: 0,
+                len_bytes: 0,
+                bits,
+            }),
+            None => None,
+        }
+    }
+
+    /// The bits of a value of fixed-size type `ty`, if the slot is one of that type and nothing else is in it.
+    #[inline]
+    fn bits_of(self, ty: ValueType) -> Option<u64> {
+        // Everything before the bits, compared at once; the type comes first.
+        let [rest, bits]: [u64; 2] = zerocopy::transmute!(self);
+        (u64::from_le(rest) == u64::from(ty.code())).then_some(bits)
+    }
+
+    /// The value of fixed-size type `ty`, if that is what the slot soundly holds.
+    #[must_use]
+    #[inline]
+    pub fn scalar(&self, ty: ValueType) -> Option<ValueRef<'static>> {
+        ValueRef::from_scalar_bits(ty, self.bits_of(ty)?)
+    }
+}
+
+/// Writes a message of values of fixed size and returns its length; `None`, and an unspecified beginning of the buffer, where it is none
+/// or does not fit.
+#[must_use]
+#[inline]
+pub fn write_plain(
+    buffer: &mut [u8],
+    kind: MessageKind,
+    function: u32,
+    values: &[ValueRef<'_>],
+) -> Option<usize> {
+    if values.len() > MAX_SLOTS || (kind.is_reply() && values.len() != 1) {
+        return None;
+    }
+    let message = buffer.get_mut(..slot_offset(values.len()))?;
+    let (header, slots) = message.split_at_mut(MessageHeader::LEN_BYTES);
+    header.copy_from_slice(MessageHeader::plain(kind, function, values.len()).as_bytes());
+    for (slot, value) in slots.chunks_exact_mut(Slot::LEN_BYTES).zip(values) {
+        slot.copy_from_slice(Slot::of_scalar(*value)?.as_bytes());
+    }
+    Some(slot_offset(values.len()))
+}
+
+/// The slots of the message at the start of `bytes`, if it is one of `slot_count` values and has the header of a plain one; their types are
+/// for [`plain_bits`] to check.
+#[must_use]
+#[inline]
+pub fn plain_slots(
+    bytes: &[u8],
+    kind: MessageKind,
+    function: u32,
+    slot_count: usize,
+) -> Option<&[u8]> {
+    let (header, slots) = bytes
+        .get(..slot_offset(slot_count))?
+        .split_at(MessageHeader::LEN_BYTES);
+    let expected = MessageHeader::plain(kind, function, slot_count);
+    (header == expected.as_bytes()).then_some(slots)
+}
+
+/// The bits of the value in one of the slots that [`plain_slots`] found, if the slot is of type `ty` and nothing else is in it. Whether they
+/// are a value is for [`ValueRef::from_scalar_bits`] to say.
+#[must_use]
+#[inline]
+pub fn plain_bits(slots: &[u8], index: usize, ty: ValueType) -> Option<u64> {
+    let at = index * Slot::LEN_BYTES;
+    let slot = Slot::read_from_bytes(slots.get(at..at + Slot::LEN_BYTES)?).ok()?;
+    slot.bits_of(ty)
+}
+
+#[cfg(test)]
+mod tests;
