@@ -33,7 +33,7 @@ mod write;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use self::plain::{plain_bits, plain_slots, write_plain};
+pub use self::plain::{plain_bits, plain_slots, write_plain, write_plain_reply};
 pub use self::read::{
     Argument, Arguments, External, Limits, Message, MessageError, Outcome, Place,
 };

@@ -42,7 +42,7 @@ pub mod state;
 mod vm;
 
 pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
-pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SharedMemory};
+pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SealedWriter, SharedMemory};
 pub use state::{StateGroup, VcpuState};
 pub use vm::{
     Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Paused, Protection, RingZero, Vm,

@@ -9,6 +9,7 @@
 )]
 
 mod file;
+mod sealed;
 mod shared;
 
 use std::ffi::c_void;
@@ -16,13 +17,12 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 pub use file::FileMemory;
+pub use sealed::{SealedMemory, SealedWriter};
 pub use shared::SharedMemory;
 
 /// A host-virtual address.
@@ -74,6 +74,12 @@ pub struct OutOfBounds {
     pub len_bytes: u64,
     /// Length of the memory.
     pub memory_len_bytes: u64,
+}
+
+impl From<OutOfBounds> for io::Error {
+    fn from(error: OutOfBounds) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
 }
 
 /// A range of host address space, filled with mappings, that a guest may see.
@@ -132,7 +138,7 @@ impl HostMemory {
     /// What `mmap` says; `InvalidInput` when `offset` or the length is not one of whole pages, or when the pages lie
     /// outside of this memory.
     pub fn overlay(&mut self, offset: u64, source: &SealedMemory) -> io::Result<()> {
-        self.overlay_part(offset, source, 0..source.len_bytes)
+        self.overlay_part(offset, source, 0..source.len_bytes())
     }
 
     /// Maps the bytes `part` of `source` over the pages at `offset`.
@@ -146,7 +152,7 @@ impl HostMemory {
         part: Range<u64>,
     ) -> io::Result<()> {
         let len_bytes = part.end.saturating_sub(part.start);
-        if part.end > source.len_bytes || !part.start.is_multiple_of(vellum_layout::PAGE_SIZE) {
+        if part.end > source.len_bytes() || !part.start.is_multiple_of(vellum_layout::PAGE_SIZE) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let target = self.pages(offset, len_bytes)?;
@@ -497,92 +503,8 @@ impl Drop for HostMemory {
     }
 }
 
-/// Immutable memory that many sandboxes map: a sealed memfd, or a file that nobody changes.
-#[derive(Debug)]
-pub struct SealedMemory {
-    file: File,
-    len_bytes: u64,
-}
-
-impl SealedMemory {
-    /// A memory of `len_bytes`, filled by `fill` and then sealed for ever.
-    ///
-    /// # Errors
-    /// What the system says, or what `fill` returns.
-    pub fn create(
-        name: &str,
-        len_bytes: u64,
-        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
-    ) -> io::Result<Self> {
-        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        let file = File::from(fd);
-        file.set_len(len_bytes)?;
-        {
-            let window = HostMemory::window(&file, len_bytes)?;
-            fill(&window).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        }
-        // No writable mapping is left, so forbidding new ones (Linux 5.1) forbids all. `F_SEAL_WRITE` would first search all pages for
-        // users that it does not know, and wait for every processor's page lists, which costs as much as all the rest.
-        rustix::fs::fcntl_add_seals(
-            &file,
-            SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-        )?;
-        Ok(Self { file, len_bytes })
-    }
-
-    /// A file whose owner promises not to change it. It is opened already, so that its name can go.
-    ///
-    /// Nothing enforces the promise: what is written to the file later may or may not be seen by guests, and a page that it no longer
-    /// has ends the process (`SIGBUS`) when the host touches it.
-    ///
-    /// # Errors
-    /// What `fstat` says; `UnexpectedEof` when the file is shorter than `len_bytes`.
-    pub fn of_unchanging_file(file: File, len_bytes: u64) -> io::Result<Self> {
-        if file.metadata()?.len() < len_bytes {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(Self { file, len_bytes })
-    }
-
-    /// Length in bytes.
-    pub const fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
-
-    /// Copies bytes out by a system call: pages that were never written come into being for nobody, and a file that has become
-    /// shorter is an error.
-    ///
-    /// # Errors
-    /// What `pread` says; `UnexpectedEof` past the end.
-    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(into, offset)
-    }
-
-    /// The memory, mapped. Writing to the mapping changes a private copy.
-    ///
-    /// # Errors
-    /// What `mmap` says.
-    pub fn map(&self) -> io::Result<HostMemory> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        HostMemory::of_file(&self.file, self.len_bytes, flags)
-    }
-}
-
-/// Up to this length a memory that is about to be filled is allocated at once, which is cheaper than by a fault for each page; a longer
-/// one may be meant to have holes.
-const POPULATED_LEN_BYTES: u64 = 1 << 20;
-
 impl HostMemory {
-    /// All of a file, for writing to it.
-    fn window(file: &File, len_bytes: u64) -> io::Result<Self> {
-        let flags = if len_bytes <= POPULATED_LEN_BYTES {
-            MapFlags::SHARED | MapFlags::POPULATE
-        } else {
-            MapFlags::SHARED
-        };
-        Self::of_file(file, len_bytes, flags)
-    }
-
+    /// A mapping of the start of a file.
     fn of_file(file: &File, len_bytes: u64, flags: MapFlags) -> io::Result<Self> {
         let len_bytes =
             usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

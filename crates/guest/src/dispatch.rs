@@ -14,8 +14,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use vellum_abi::message::{
-    ErrorCode, External, Limits, Message, MessageError, MessageKind, MessageWriter, WriteError,
-    write_error, write_plain,
+    ErrorCode, External, Limits, Message, MessageError, MessageHeader, MessageKind, MessageWriter,
+    Slot, WriteError, write_error, write_plain_reply,
 };
 use vellum_abi::value::{ValueRef, ValueType};
 
@@ -117,10 +117,13 @@ impl<'g> Session<'g> {
         )
     }
 
+    #[inline]
     fn reply(&mut self, function: u32, value: Outgoing) {
-        let written = self
-            .link
-            .with_output(|output| write_reply(output, function, value.borrow()));
+        let written = self.link.with_output(|output| match &value {
+            Outgoing::Scalar(slot) => write_scalar(output, function, *slot),
+            Outgoing::String(text) => write_reply(output, function, ValueRef::String(text)),
+            Outgoing::Bytes(bytes) => write_reply(output, function, ValueRef::Bytes(bytes)),
+        });
         match written {
             Ok(Placement::Inline) => {}
             Ok(Placement::External) => self.kept = Some(value),
@@ -131,6 +134,7 @@ impl<'g> Session<'g> {
         }
     }
 
+    #[cold]
     fn reply_error(&self, function: u32, failure: &Failure) {
         let written = self.link.with_output(|output| {
             write_error(
@@ -156,14 +160,22 @@ pub(crate) enum Placement {
 }
 
 #[inline]
+fn write_scalar(output: &mut [u8], function: u32, slot: Slot) -> Result<Placement, WriteError> {
+    let have_bytes = output.len();
+    if write_plain_reply(output, MessageKind::Reply, function, slot) {
+        return Ok(Placement::Inline);
+    }
+    Err(WriteError::BufferTooSmall {
+        need_bytes: MessageHeader::LEN_BYTES + Slot::LEN_BYTES,
+        have_bytes,
+    })
+}
+
 fn write_reply(
     output: &mut [u8],
     function: u32,
     value: ValueRef<'_>,
 ) -> Result<Placement, WriteError> {
-    if write_plain(output, MessageKind::Reply, function, &[value]).is_some() {
-        return Ok(Placement::Inline);
-    }
     let mut writer = MessageWriter::new(output, MessageKind::Reply, function, 1)?;
     let placement = push(&mut writer, value)?;
     writer.finish()?;
@@ -193,7 +205,7 @@ pub(crate) fn push(
 pub(crate) fn decode<T: GuestValue>(
     message: &Message<'_>,
     index: usize,
-    fetch: &Fetch<'_>,
+    fetch: Fetch<'_>,
 ) -> Result<T, Failure> {
     if let Some(value) = T::from_slot(message, index) {
         return Ok(value);
@@ -201,7 +213,7 @@ pub(crate) fn decode<T: GuestValue>(
     let argument = message
         .argument(index)
         .map_err(|error| Failure::malformed(&error))?;
-    T::from_argument(argument, fetch)
+    T::from_argument(argument, &fetch)
 }
 
 impl Incoming<'_> {
@@ -229,7 +241,7 @@ impl Incoming<'_> {
     pub fn take<T: GuestValue>(&mut self) -> Result<T, Failure> {
         let index = self.next;
         self.next += 1;
-        decode(&self.message, index, &self.fetch)
+        decode(&self.message, index, self.fetch)
     }
 
     /// Ends the decoding. From here on the buffer that the arguments came in may be overwritten.

@@ -102,7 +102,7 @@ pub fn call_host_on<T: GuestValue>(
         });
     }
     if message.error().is_none() {
-        return Ok(decode(&message, 0, &Fetch::new(link))?);
+        return Ok(decode(&message, 0, Fetch::new(link))?);
     }
     Err(refusal(&message))
 }

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Display};
 
-use vellum_abi::message::{Argument, ErrorCode, Message};
+use vellum_abi::message::{Argument, ErrorCode, Message, Slot};
 use vellum_abi::value::{ValueRef, ValueType};
 
 use crate::dispatch::{Failure, Fetch};
@@ -94,22 +94,12 @@ pub struct GuestError {
 #[doc(hidden)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outgoing {
-    /// A value of fixed size.
-    Scalar(ValueRef<'static>),
+    /// A value of fixed size, as it is in a message.
+    Scalar(Slot),
     /// Text.
     String(String),
     /// Bytes.
     Bytes(Vec<u8>),
-}
-
-impl Outgoing {
-    pub(crate) fn borrow(&self) -> ValueRef<'_> {
-        match self {
-            Self::Scalar(value) => *value,
-            Self::String(text) => ValueRef::String(text),
-            Self::Bytes(bytes) => ValueRef::Bytes(bytes),
-        }
-    }
 }
 
 impl GuestError {
@@ -175,7 +165,9 @@ macro_rules! scalar {
 
             #[inline]
             fn into_outgoing(self) -> Outgoing {
-                Outgoing::Scalar(ValueRef::$variant(self))
+                // Every value of such a type has bits.
+                let bits = ValueRef::$variant(self).scalar_bits().unwrap_or_default();
+                Outgoing::Scalar(Slot::plain(Self::TYPE, bits))
             }
         }
 
@@ -212,7 +204,7 @@ impl GuestValue for () {
 
     #[inline]
     fn into_outgoing(self) -> Outgoing {
-        Outgoing::Scalar(ValueRef::Unit)
+        Outgoing::Scalar(Slot::plain(Self::TYPE, 0))
     }
 }
 

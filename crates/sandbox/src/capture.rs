@@ -2,11 +2,12 @@
 
 mod spans;
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use vellum_backend::hyperv::validate_for_hyperv;
 use vellum_backend::memory::OutOfBounds;
-use vellum_backend::{HostMemory, Irqchip, VmError};
+use vellum_backend::{Irqchip, SealedWriter, VmError};
 use vellum_layout::PAGE_SIZE;
 
 use crate::error::Failure;
@@ -204,9 +205,9 @@ impl<A: PageAddress> Stored<'_, A> {
         &self,
         from: u64,
         pages: u64,
-        memory: &HostMemory,
+        memory: &mut SealedWriter<'_>,
         to: u64,
-    ) -> Result<(), OutOfBounds> {
+    ) -> io::Result<()> {
         let mut bytes = [0; PAGE_LEN_BYTES];
         for page in 0..pages {
             self.read(from + page, &mut bytes)?;

@@ -233,8 +233,7 @@ impl Sandbox {
 
     /// Runs the guest's initialisation.
     pub(crate) fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
-        let control = self.control.clone();
-        let _guard = options.begin(&control)?;
+        let _guard = options.begin(&self.control)?;
         self.health = Health::Dirty;
         #[expect(
             clippy::redundant_closure_for_method_calls,
@@ -373,21 +372,7 @@ impl Sandbox {
         options: &CallOptions,
         run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        // Most calls cannot be stopped, and need no share of the switch.
-        if options.is_empty() {
-            return self.enter_at_once(phase, run);
-        }
-        let control = self.control.clone();
-        let _guard = options.begin(&control)?;
-        self.enter_at_once(phase, run)
-    }
-
-    #[inline]
-    fn enter_at_once<T>(
-        &mut self,
-        phase: Phase,
-        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        let _guard = options.begin(&self.control)?;
         self.health = Health::Dirty;
         let result = self.session(phase, run);
         // A guest whose function failed idles again like one whose function returned.

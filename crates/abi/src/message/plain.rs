@@ -26,18 +26,25 @@ impl MessageHeader {
 }
 
 impl Slot {
+    /// The slot of a value of fixed-size type `ty` with these bits.
+    #[must_use]
+    #[inline]
+    pub const fn plain(ty: ValueType, bits: u64) -> Self {
+        Self {
+            ty: ty.code(),
+            flags: 0,
+            reserved: 0,
+            len_bytes: 0,
+            bits,
+        }
+    }
+
     /// The slot of a value of fixed size; `None` for any other.
     #[must_use]
     #[inline]
     pub const fn of_scalar(value: ValueRef<'_>) -> Option<Self> {
         match value.scalar_bits() {
-            Some(bits) => Some(Self {
-                ty: value.value_type().code(),
-                flags: 0,
-                reserved: 0,
-                len_bytes: 0,
-                bits,
-            }),
+            Some(bits) => Some(Self::plain(value.value_type(), bits)),
             None => None,
         }
     }
@@ -78,6 +85,19 @@ pub fn write_plain(
         slot.copy_from_slice(Slot::of_scalar(*value)?.as_bytes());
     }
     Some(slot_offset(values.len()))
+}
+
+/// Writes the reply of function `function` with a value of fixed size; `false` where the buffer does not even hold that.
+#[must_use]
+#[inline]
+pub fn write_plain_reply(buffer: &mut [u8], kind: MessageKind, function: u32, slot: Slot) -> bool {
+    let Some(message) = buffer.get_mut(..slot_offset(1)) else {
+        return false;
+    };
+    let (header, rest) = message.split_at_mut(MessageHeader::LEN_BYTES);
+    header.copy_from_slice(MessageHeader::plain(kind, function, 1).as_bytes());
+    rest.copy_from_slice(slot.as_bytes());
+    true
 }
 
 /// The slots of the message at the start of `bytes`, if it is one of `slot_count` values and has the header of a plain one; their types are

@@ -22,24 +22,16 @@ pub(super) enum Decoded {
     DirtyRingFull,
 }
 
-/// Translates the exit in `run`. `item_at` reads four bytes that many bytes behind the start of the page, where the value of an `out` lies;
-/// `is_mapped` tells whether guest-physical memory exists at an address.
-#[inline]
-pub(super) fn decode(
-    run: &kvm_run,
-    item_at: impl FnOnce(u64) -> u32,
-    is_mapped: impl FnOnce(u64) -> bool,
-) -> Decoded {
-    if run.exit_reason == KVM_EXIT_IO {
-        return Decoded::Exit(decode_io(run, item_at));
-    }
-    decode_rest(run, is_mapped)
-}
-
 /// A port access. One item of 1, 2 or 4 bytes may be a plain instruction; anything else is a string instruction of several items. Of one that
 /// moves one item at a time nothing is left to see: `outs` appears as an `out` each time.
+///
+/// `None` for an exit of another kind. `item_at` reads four bytes that many bytes behind the start of the page, where the value of an
+/// `out` lies.
 #[inline]
-fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Exit {
+pub(super) fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Option<Exit> {
+    if run.exit_reason != KVM_EXIT_IO {
+        return None;
+    }
     // SAFETY: this is the member that an exit of this reason sets, and any bytes are sound ones of it.
     let io = unsafe { run.__bindgen_anon_1.io };
     let port = io.port;
@@ -47,13 +39,13 @@ fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Exit {
         1 => IoWidth::Byte,
         2 => IoWidth::Word,
         4 => IoWidth::Dword,
-        _ => return Exit::IoString { port },
+        _ => return Some(Exit::IoString { port }),
     };
     if io.count != 1 {
-        return Exit::IoString { port };
+        return Some(Exit::IoString { port });
     }
     if u32::from(io.direction) != KVM_EXIT_IO_OUT {
-        return Exit::IoIn { port, width };
+        return Some(Exit::IoIn { port, width });
     }
     let data = item_at(io.data_offset)
         & match width {
@@ -61,12 +53,12 @@ fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Exit {
             IoWidth::Word => 0xFFFF,
             IoWidth::Dword => u32::MAX,
         };
-    Exit::IoOut { port, width, data }
+    Some(Exit::IoOut { port, width, data })
 }
 
-/// Everything else, none of which a guest does often.
+/// Any other exit, none of which a guest causes often. `is_mapped` tells whether guest-physical memory exists at an address.
 #[cold]
-fn decode_rest(run: &kvm_run, is_mapped: impl FnOnce(u64) -> bool) -> Decoded {
+pub(super) fn decode(run: &kvm_run, is_mapped: impl FnOnce(u64) -> bool) -> Decoded {
     let union = &run.__bindgen_anon_1;
     Decoded::Exit(match run.exit_reason {
         KVM_EXIT_MMIO => {

@@ -26,7 +26,7 @@ use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
-use super::vcpu::{Decoded, decode};
+use super::vcpu::{Decoded, decode, decode_io};
 use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
@@ -321,12 +321,28 @@ impl KvmVm {
             .map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
     }
 
-    /// The host has no memory behind what the guest accessed. Kernels before KVM_EXIT_MEMORY_FAULT (Linux 6.8) say no more.
+    /// What an entry ended with that did not end with a port access; `None` when the guest is to be entered again.
     #[cold]
+    fn other_exit(&mut self, entered: Result<(), i32>) -> Result<Option<Exit>, VmError> {
+        match entered {
+            Ok(()) => match decode(self.vcpu.get_kvm_run(), |gpa| self.slots.is_mapped(gpa)) {
+                Decoded::Exit(exit) => return Ok(Some(exit)),
+                Decoded::DirtyRingFull => self.reset_full_ring()?,
+            },
+            Err(libc::EAGAIN) => {}
+            Err(libc::EINTR) => return Ok(Some(Exit::Interrupted)),
+            Err(libc::EFAULT) => return Ok(Some(self.lost_memory())),
+            Err(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                return Err(VmError::hypervisor("KVM_RUN", error));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The host has no memory behind what the guest accessed. Kernels before KVM_EXIT_MEMORY_FAULT (Linux 6.8) say no more.
     fn lost_memory(&mut self) -> Exit {
-        self.pending = Pending::Completion;
-        let run = self.vcpu.get_kvm_run();
-        match decode(run, |_| 0, |_| false) {
+        match decode(self.vcpu.get_kvm_run(), |_| false) {
             Decoded::Exit(exit @ Exit::MemoryLost { .. }) => exit,
             _ => Exit::MemoryLost { gpa: None },
         }
@@ -369,16 +385,7 @@ impl Vm for KvmVm {
             return Err(VmError::InputPending);
         }
         loop {
-            match enter(&self.vcpu) {
-                Ok(()) => {}
-                Err(libc::EAGAIN) => continue,
-                Err(libc::EINTR) => {
-                    self.pending = Pending::Nothing;
-                    return Ok(Exit::Interrupted);
-                }
-                Err(libc::EFAULT) => return Ok(self.lost_memory()),
-                Err(errno) => return Err(failed_run(errno)),
-            }
+            let entered = enter(&self.vcpu);
             let run = self.vcpu.get_kvm_run();
             let page = ptr::from_ref(run).cast::<u8>();
             let item_at = |offset| {
@@ -386,12 +393,12 @@ impl Vm for KvmVm {
                 // SAFETY: the kernel placed the items at this offset of the mapped kvm_run area, at the start of a page.
                 unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
             };
-            let exit = match decode(run, item_at, |gpa| self.slots.is_mapped(gpa)) {
-                Decoded::Exit(exit) => exit,
-                Decoded::DirtyRingFull => {
-                    self.reset_full_ring()?;
-                    continue;
-                }
+            let exit = match entered.ok().and_then(|()| decode_io(run, item_at)) {
+                Some(exit) => exit,
+                None => match self.other_exit(entered)? {
+                    Some(exit) => exit,
+                    None => continue,
+                },
             };
             self.pending = match exit {
                 Exit::IoIn { width, .. } => Pending::Input(width),
@@ -589,11 +596,6 @@ fn enter(vcpu: &VcpuFd) -> Result<(), i32> {
     }
     // A system call that failed has set it.
     Err(io::Error::last_os_error().raw_os_error().unwrap_or(0))
-}
-
-#[cold]
-fn failed_run(errno: i32) -> VmError {
-    VmError::hypervisor("KVM_RUN", io::Error::from_raw_os_error(errno))
 }
 
 fn enable_dirty_ring(vm: &VmFd, ring_pages: u32) -> Result<(), VmError> {

@@ -18,8 +18,8 @@ fn numbered(pages: u64) -> HostMemory {
 }
 
 fn sealed(pages: u64) -> SealedMemory {
-    SealedMemory::create("vellum-test", pages * PAGE, |window| {
-        (0..pages).try_for_each(|page| window.write_u64(page * PAGE, 0x100 + page))
+    SealedMemory::create("vellum-test", pages * PAGE, |writer| {
+        (0..pages).try_for_each(|page| writer.write(page * PAGE, &(0x100 + page).to_le_bytes()))
     })
     .expect("sealed")
 }
@@ -222,8 +222,50 @@ fn sealed_memory_holds_what_filled_it() {
 }
 
 #[test]
+fn what_is_copied_into_sealed_memory_is_there_in_its_order() {
+    // More parts than one batch takes, some of them neighbours in both memories, some in one only, and a gap.
+    let pages = 600;
+    let source = numbered(pages);
+    let order: Vec<u64> = (0..pages)
+        .map(|page| if page < 100 { page } else { pages + 99 - page })
+        .collect();
+    let gap = 3;
+    let sealed = SealedMemory::create("vellum-test", (pages + gap) * PAGE, |writer| {
+        for (to, from) in (0..).zip(&order) {
+            let shift = if to < 300 { 0 } else { gap };
+            writer.copy_from((to + shift) * PAGE, &source, from * PAGE, PAGE)?;
+        }
+        Ok(())
+    })
+    .expect("sealed");
+    let map = sealed.map().expect("mapped");
+    for (to, from) in (0..).zip(&order) {
+        let shift = if to < 300 { 0 } else { gap };
+        assert_eq!(words(&map, [to + shift]), [from + 1], "page {to}");
+    }
+    assert_eq!(words(&map, [300, 301, 302]), [0; 3]);
+}
+
+#[test]
+fn a_copy_into_sealed_memory_from_or_to_nowhere_is_an_error() {
+    let source = numbered(2);
+    for (to, from, len_bytes) in [
+        (0, 2 * PAGE, PAGE),
+        (0, PAGE, 2 * PAGE),
+        (PAGE, 0, PAGE),
+        (u64::MAX, 0, PAGE),
+    ] {
+        let result = SealedMemory::create("vellum-test", PAGE, |writer| {
+            writer.copy_from(to, &source, from, len_bytes)
+        });
+        let error = result.expect_err("outside");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn a_refused_fill_is_an_error() {
-    let result = SealedMemory::create("vellum-test", PAGE, |window| window.write(PAGE, &[1]));
+    let result = SealedMemory::create("vellum-test", PAGE, |writer| writer.write(PAGE, &[1]));
     let error = result.expect_err("outside");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     assert!(error.to_string().contains("0x1000"), "{error}");
@@ -235,8 +277,8 @@ fn sealed_memory_can_neither_be_written_nor_resized() {
     assert!(sealed.file.set_len(2 * PAGE).is_err());
     assert!(sealed.file.set_len(0).is_err());
     assert!(io::Write::write(&mut &sealed.file, b"x").is_err());
-    assert!(rustix::fs::fcntl_add_seals(&sealed.file, SealFlags::WRITE).is_err());
-    assert!(HostMemory::window(&sealed.file, 4096).is_err());
+    assert!(rustix::fs::fcntl_add_seals(&sealed.file, rustix::fs::SealFlags::WRITE).is_err());
+    assert!(HostMemory::of_file(&sealed.file, 4096, MapFlags::SHARED).is_err());
 }
 
 #[test]

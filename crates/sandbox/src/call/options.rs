@@ -44,6 +44,7 @@ impl CallOptions {
     }
 
     /// Whether the call can be stopped at all.
+    #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
         self.timeout.is_none() && self.token.is_none()
     }
@@ -112,7 +113,7 @@ impl CancelToken {
 /// A call that can be stopped, from its beginning to its end.
 #[derive(Debug)]
 pub(crate) struct Guard<'a> {
-    control: &'a Arc<Control>,
+    control: Arc<Control>,
     token: Option<&'a CancelToken>,
     serial: u64,
     /// Watched until the guard is dropped.
@@ -120,17 +121,20 @@ pub(crate) struct Guard<'a> {
 }
 
 impl CallOptions {
-    /// Begins a call. `None` when nothing can stop it, which costs nothing.
-    pub(crate) fn begin<'a>(
-        &'a self,
-        control: &'a Arc<Control>,
-    ) -> Result<Option<Guard<'a>>, Failure> {
+    /// Begins a call. `None` when nothing can stop it, which most calls are and costs nothing.
+    #[inline]
+    pub(crate) fn begin(&self, control: &Arc<Control>) -> Result<Option<Guard<'_>>, Failure> {
         if self.is_empty() {
             return Ok(None);
         }
+        self.arm(control).map(Some)
+    }
+
+    #[inline(never)]
+    fn arm(&self, control: &Arc<Control>) -> Result<Guard<'_>, Failure> {
         let serial = control.arm();
         let mut guard = Guard {
-            control,
+            control: control.clone(),
             token: None,
             serial,
             deadline: None,
@@ -148,7 +152,7 @@ impl CallOptions {
                 .checked_add(timeout)
                 .map(|at| deadline::watch(at, control, serial));
         }
-        Ok(Some(guard))
+        Ok(guard)
     }
 }
 
@@ -156,7 +160,7 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.deadline = None;
         if let Some(token) = self.token {
-            token.detach(self.control, self.serial);
+            token.detach(&self.control, self.serial);
         }
         self.control.disarm();
     }

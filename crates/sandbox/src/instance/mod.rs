@@ -17,7 +17,7 @@ use std::sync::Arc;
 use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, HostMemory, Paused, Protection, StateGroup, Vm};
+use vellum_backend::{Exit, Paused, Protection, SealedWriter, StateGroup, Vm};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
@@ -525,13 +525,13 @@ impl Instance {
 }
 
 impl Instance {
-    /// Copies a changed page to an offset of other memory.
-    pub(crate) fn copy_changed(
-        &self,
+    /// Copies a changed page to an offset of a memory that is being made.
+    pub(crate) fn copy_changed<'s>(
+        &'s self,
         page: ChangedPage,
-        into: &HostMemory,
+        into: &mut SealedWriter<'s>,
         at: u64,
-    ) -> Result<(), OutOfBounds> {
+    ) -> std::io::Result<()> {
         let (memory, offset) = match page {
             ChangedPage::Image(offset) => (&self.memory.image, offset),
             ChangedPage::Scratch(offset) => (&self.memory.scratch, offset),

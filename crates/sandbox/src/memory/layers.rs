@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use vellum_backend::memory::OutOfBounds;
-use vellum_backend::{HostMemory, SealedMemory};
+use vellum_backend::{HostMemory, SealedMemory, SealedWriter};
 use vellum_layout::PAGE_SIZE;
 
 use super::PAGE_LEN_BYTES;
@@ -43,18 +43,18 @@ impl Run {
 
 impl Layer {
     /// A layer of `pages`, filled by `fill`.
-    pub(crate) fn create(
+    pub(crate) fn create<'s>(
         pages: u64,
-        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
+        fill: impl FnOnce(&mut SealedWriter<'s>) -> io::Result<()>,
     ) -> io::Result<Arc<Self>> {
         Self::with_gaps(pages, pages, fill)
     }
 
     /// A layer of `pages`, of which `fill` writes `held_pages`.
-    pub(crate) fn with_gaps(
+    pub(crate) fn with_gaps<'s>(
         pages: u64,
         held_pages: u64,
-        fill: impl FnOnce(&HostMemory) -> Result<(), OutOfBounds>,
+        fill: impl FnOnce(&mut SealedWriter<'s>) -> io::Result<()>,
     ) -> io::Result<Arc<Self>> {
         let sealed = SealedMemory::create("vellum-layer", pages * PAGE_SIZE, fill)?;
         let whole = Run {

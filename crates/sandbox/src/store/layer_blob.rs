@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use vellum_backend::{HostMemory, SealedMemory};
+use vellum_backend::{SealedMemory, SealedWriter};
 use vellum_layout::PAGE_SIZE;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -360,12 +360,9 @@ impl LayerFile {
     pub(super) fn copy(self) -> io::Result<(Arc<Layer>, Digest)> {
         let mut hasher = Hasher::default();
         hasher.update(&self.index_bytes);
-        let mut outcome = Ok(());
         let layer = Layer::create(self.index.pages, |memory| {
-            outcome = copy_runs(&self.file, &self.index, &mut hasher, memory);
-            Ok(())
+            copy_runs(&self.file, &self.index, &mut hasher, memory)
         })?;
-        outcome?;
         Ok((layer, hasher.finish()))
     }
 }
@@ -375,7 +372,7 @@ fn copy_runs(
     file: &File,
     index: &Index,
     hasher: &mut Hasher,
-    memory: &HostMemory,
+    memory: &mut SealedWriter<'_>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_LEN_BYTES];
     for run in &index.runs {
@@ -392,7 +389,7 @@ fn copy_runs(
                 .zip(bytes.chunks(PAGE_LEN_BYTES))
             {
                 if !is_zero(page) {
-                    memory.write(offset, page).map_err(io::Error::other)?;
+                    memory.write(offset, page)?;
                 }
             }
             done += len as u64;

@@ -27,11 +27,12 @@ fn oracle(kind: MessageKind, values: &[ValueRef<'_>]) -> Option<Vec<u8>> {
 fn any_scalar() -> impl Strategy<Value = ValueRef<'static>> {
     (0_u8..8, any::<u64>()).prop_map(|(code, bits)| {
         let ty = ValueType::try_from(code).expect("a type of fixed size");
+        let low = u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
         let narrowed = match ty {
             ValueType::Unit => 0,
             ValueType::Bool => bits & 1,
-            ValueType::I32 => i64::from(bits as u32 as i32).cast_unsigned(),
-            ValueType::U32 | ValueType::F32 => bits & u64::from(u32::MAX),
+            ValueType::I32 => i64::from(low.cast_signed()).cast_unsigned(),
+            ValueType::U32 | ValueType::F32 => low.into(),
             _ => bits,
         };
         ValueRef::from_scalar_bits(ty, narrowed).expect("bits of the type")
@@ -88,6 +89,27 @@ proptest! {
             });
         prop_assert_eq!(bits, parsed);
     }
+}
+
+#[test]
+fn a_plain_reply_is_written_as_the_writer_writes_it() {
+    let value = ValueRef::I32(-3);
+    let slot = Slot::of_scalar(value).expect("of fixed size");
+    let expected = oracle(MessageKind::Reply, &[value]).expect("a sound message");
+    let mut buffer = vec![0xA5; 64];
+    assert!(write_plain_reply(
+        &mut buffer,
+        MessageKind::Reply,
+        FUNCTION,
+        slot
+    ));
+    assert_eq!(buffer[..expected.len()], expected);
+    assert!(!write_plain_reply(
+        &mut buffer[..47],
+        MessageKind::Reply,
+        FUNCTION,
+        slot
+    ));
 }
 
 #[test]

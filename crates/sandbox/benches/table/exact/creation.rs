@@ -10,6 +10,8 @@ use crate::sandboxes::{self, MIB};
 /// What both kinds of creation may cost above the bare VM.
 const FROM_SNAPSHOT: f64 = 30_000.0;
 const FROM_IMAGE: f64 = 200_000.0;
+/// What a sandbox of a VM that another one has left may cost.
+const FROM_IDLE_VM: f64 = 20_000.0;
 const LARGE_HEAP_LEN_BYTES: u64 = 256 * MIB;
 
 pub(super) fn creation(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
@@ -67,6 +69,22 @@ fn from_snapshot(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
         },
         |state| first_call(state.last.as_mut()),
     )?;
+    let recycle_last = |state: &mut FromSnapshot| {
+        // Where the last operation has left no sandbox there is no VM to leave behind either.
+        if state.last.is_none() {
+            make(state)?;
+        }
+        Ok(state.last.take().map_or(Ok(()), Sandbox::recycle)?)
+    };
+    meter
+        .measure(
+            "sandbox_from_idle_vm",
+            Repeat::default(),
+            &mut state,
+            recycle_last,
+            make,
+        )?
+        .aim(FROM_IDLE_VM);
     Ok(())
 }
 

@@ -3,6 +3,8 @@ use std::fs::File;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
+use vellum_backend::HostMemory;
+
 use super::*;
 
 /// A layer of `pages`; those of `present` hold their own number and something else than zeroes.
