@@ -136,7 +136,7 @@ impl Sandbox {
     pub fn into_polling(self, polling: Polling) -> Result<Self, Error> {
         let processors = std::thread::available_parallelism();
         // The interpreter is a part of this program, whose accesses to guest memory must not race with the host's.
-        let is_interpreted = self.engine.name() == EngineKind::Emulator.name();
+        let is_interpreted = self.engine.kind() == Some(EngineKind::Emulator);
         if self.polling.is_some() || is_interpreted || processors.is_ok_and(|count| count.get() < 2)
         {
             return Ok(self);

@@ -231,7 +231,7 @@ fn summary(outcomes: &[Outcome], logs: &Path) -> Result<()> {
         heading(&format!("vm-test: summary of {}", outcome.boot.name()));
         let engines = EngineReport::new("", &outcome.transcript.engines);
         let why_nothing = (!outcome.boot.has_hypervisor()).then_some("no hypervisor, as intended");
-        print!("{}", engines.table(why_nothing));
+        print!("{}", engines.table(None, why_nothing));
         println!("{}", verdict::totals(outcome));
         let problems = outcome.problems();
         for problem in &problems {

@@ -169,7 +169,7 @@ fn each_request_fails(what: &str, body: impl Fn() -> Result<(), Error>) -> (usiz
 fn every_request_to_kvm_may_fail() {
     let image = GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("a guest");
     for cow in [CowMode::HostSide, CowMode::GuestSide] {
-        let open = || Engine::builder().cow_mode(cow).build();
+        let open = || Engine::builder().require_hardware().cow_mode(cow).build();
         let engine = match open() {
             Ok(engine) => engine,
             Err(error) if error.kind() == ErrorKind::NoHypervisor => {

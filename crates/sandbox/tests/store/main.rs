@@ -4,6 +4,8 @@
 
 mod blobs;
 mod crashes;
+#[path = "../vm/engines.rs"]
+mod engines;
 mod hostile;
 mod kernels;
 mod listing;

@@ -10,6 +10,7 @@ mod bad_requests;
 mod cancellation;
 mod checkpoints;
 mod debugger;
+mod engines;
 mod fork;
 mod holdings;
 mod host_functions;

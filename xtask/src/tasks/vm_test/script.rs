@@ -50,7 +50,7 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
         let _ = writeln!(script, "{text}");
     };
     line(&format!(
-        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} VELLUM_CONFORMANCE_REPORT={CHECKS} RUST_BACKTRACE=1"
+        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} VELLUM_CONFORMANCE_REPORT={CHECKS} RUST_BACKTRACE=1 VELLUM_REQUIRE_HARDWARE=1"
     ));
     line(&format!("echo \"{MARK} kernel $(uname -r)\""));
     for module in modules {
