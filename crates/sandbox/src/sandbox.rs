@@ -99,12 +99,7 @@ impl Sandbox {
         snapshot: &Arc<SnapshotData>,
         host: &HostFunctions,
     ) -> Result<Self, Failure> {
-        if !snapshot.runs_on(engine.model()) {
-            return Err(Failure::Incompatible {
-                what: "snapshot",
-                than: "cpu profile",
-            });
-        }
+        snapshot.check_runs_on(engine.model())?;
         let host = host.resolve(snapshot.image.imports())?;
         let mut instance = Instance::obtain(engine, snapshot)?;
         let control = Control::new(instance.vm().interrupter());
@@ -471,9 +466,8 @@ impl Sandbox {
         if snapshot.data.config != base.config {
             return Err(incompatible("configuration of sandbox").into());
         }
-        if !snapshot.data.runs_on(self.engine.model()) {
-            return Err(incompatible("cpu profile").into());
-        }
+        let runs = snapshot.data.check_runs_on(self.engine.model());
+        runs.map_err(Failure::from)?;
         let is_base = Arc::ptr_eq(&snapshot.data, base);
         self.pause()?;
         let leaving = self.leaving();

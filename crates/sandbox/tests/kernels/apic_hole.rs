@@ -107,6 +107,10 @@ fn a_kernel_writes_through_its_pointers_at_scratch_sizes_on_both_sides_of_the_ho
 fn a_sandbox_with_interrupt_controllers_has_no_snapshots_and_waits_in_hlt() {
     with_each_identity(|lab| {
         if lab.engine.kind() == Some(EngineKind::Emulator) {
+            let builder = lab.builder().interrupt_controllers(Irqchip::InKernel);
+            let error = builder.build(&lab.engine).expect_err("refused");
+            let text = format!("{error:?}");
+            assert!(text.contains("interrupt controllers"), "{text}");
             return Err(NO_IRQCHIP);
         }
         let mut sandbox = sandbox(lab, Irqchip::InKernel, MIB);

@@ -9,6 +9,7 @@ mod engines;
 mod hostile;
 mod kernels;
 mod listing;
+mod moves;
 mod other_process;
 mod support;
 mod user_guests;

@@ -24,7 +24,7 @@ pub(crate) struct Lab {
     pub(crate) image: GuestImage,
 }
 
-type Elf = Option<&'static [u8]>;
+pub(crate) type Elf = Option<&'static [u8]>;
 
 static ENGINES: LazyLock<Vec<(CowMode, Result<Engine, String>)>> = LazyLock::new(|| {
     [CowMode::HostSide, CowMode::GuestSide]
@@ -41,13 +41,17 @@ pub(crate) fn with_user_guest<V: Verdict>(test: impl Fn(&Lab) -> V) {
 
 /// Runs `test` with every kernel that was built, in every mode that it and this machine have.
 pub(crate) fn with_each_kernel<V: Verdict>(test: impl Fn(&Lab) -> V) {
-    let kernels: [(&'static str, Elf, bool); 4] = [
+    with_guests(&kernels(), test);
+}
+
+/// The kernels by name, and whether they have modes of copy-on-write.
+pub(crate) fn kernels() -> [(&'static str, Elf, bool); 4] {
+    [
         ("i686-c", vellum_test_guests::i686_c(), false),
         ("i686-rust", vellum_test_guests::i686_rust(), false),
         ("i686-paged", vellum_test_guests::i686_paged(), true),
         ("amd64-kernel", vellum_test_guests::amd64_kernel(), true),
-    ];
-    with_guests(&kernels, test);
+    ]
 }
 
 fn with_guests<V: Verdict>(guests: &[(&'static str, Elf, bool)], test: impl Fn(&Lab) -> V) {
@@ -100,8 +104,13 @@ impl Lab {
     }
 
     pub(crate) fn fork(&self, snapshot: &Snapshot) -> Sandbox {
-        Sandbox::from_snapshot(&self.engine, snapshot, &host()).expect("a sandbox can be made")
+        fork(&self.engine, snapshot)
     }
+}
+
+/// A sandbox in the state of a snapshot.
+pub(crate) fn fork(engine: &Engine, snapshot: &Snapshot) -> Sandbox {
+    Sandbox::from_snapshot(engine, snapshot, &host()).expect("a sandbox can be made")
 }
 
 pub(crate) fn counter(sandbox: &mut Sandbox) -> u64 {
