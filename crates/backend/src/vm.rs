@@ -37,6 +37,28 @@ pub trait Vm: Send {
         protection: Protection,
     ) -> Result<(), VmError>;
 
+    /// As [`map`](Self::map), for pages of a file that others may shorten. What the guest does to a page that is gone ends in
+    /// [`Exit::MemoryLost`]; only an engine that touches guest memory in this process has to take care of that.
+    ///
+    /// # Safety
+    /// As for [`map`](Self::map), but that pages may vanish. The host does not touch the memory while the guest runs.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map).
+    #[expect(
+        unsafe_code,
+        reason = "lending memory to a guest cannot be checked by the compiler"
+    )]
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        // SAFETY: the caller promises it, and a hypervisor reports pages that vanish.
+        unsafe { self.map(gpa, host, protection) }
+    }
+
     /// Takes back a range that was mapped, exactly as it was mapped.
     ///
     /// # Errors

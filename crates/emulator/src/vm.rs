@@ -12,6 +12,7 @@ use vellum_layout::{Gpa, GpaRange};
 
 use crate::lacking::Unsupported;
 use crate::machine::Machine;
+use crate::memory::Backing;
 
 /// A micro-VM whose vCPU is emulated.
 #[derive(Debug)]
@@ -58,6 +59,25 @@ impl EmulatedVm {
         blocks
     }
 
+    fn add_slot(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+        backing: Backing,
+    ) -> Result<(), VmError> {
+        let protection = match (protection, self.tracking) {
+            (Protection::TrackedWrite, Tracking::None) => Protection::Write,
+            (protection, _) => protection,
+        };
+        self.machine
+            .cpu
+            .physical
+            .map(gpa, host, protection, backing)?;
+        self.machine.cpu.tlb.flush();
+        Ok(())
+    }
+
     /// What the guest tried that is not emulated, each kind once.
     pub fn unsupported(&self) -> &[Unsupported] {
         self.machine.cpu.lacking.records()
@@ -76,13 +96,16 @@ impl Vm for EmulatedVm {
         host: Hva,
         protection: Protection,
     ) -> Result<(), VmError> {
-        let protection = match (protection, self.tracking) {
-            (Protection::TrackedWrite, Tracking::None) => Protection::Write,
-            (protection, _) => protection,
-        };
-        self.machine.cpu.physical.map(gpa, host, protection)?;
-        self.machine.cpu.tlb.flush();
-        Ok(())
+        self.add_slot(gpa, host, protection, Backing::Lasting)
+    }
+
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        self.add_slot(gpa, host, protection, Backing::File)
     }
 
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {

@@ -88,9 +88,9 @@ pub(crate) struct Generator {
 }
 
 /// Whether flags of an instruction with a count of zero stay as they are.
-fn may_keep_flags(mnemonic: Mnemonic) -> bool {
-    matches!(
-        mnemonic,
+fn may_keep_flags(instruction: &Instruction) -> bool {
+    let shifts_or_compares = matches!(
+        instruction.mnemonic(),
         Mnemonic::Shl
             | Mnemonic::Sal
             | Mnemonic::Shr
@@ -101,14 +101,8 @@ fn may_keep_flags(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Rcr
             | Mnemonic::Shld
             | Mnemonic::Shrd
-            | Mnemonic::Scasb
-            | Mnemonic::Scasw
-            | Mnemonic::Scasd
-            | Mnemonic::Scasq
-            | Mnemonic::Cmpsb
-            | Mnemonic::Cmpsw
-            | Mnemonic::Cmpsq
-    )
+    );
+    shifts_or_compares || instruction.is_string_instruction()
 }
 
 /// Whether it belongs to the comparison: in every profile, without an effect on anything but registers and the window of data, and defined.
@@ -364,7 +358,7 @@ impl Generator {
             if instruction.rflags_read() & undefined != 0 {
                 continue;
             }
-            if !may_keep_flags(instruction.mnemonic()) {
+            if !may_keep_flags(&instruction) {
                 undefined &= !instruction.rflags_modified();
             }
             undefined |= instruction.rflags_undefined();

@@ -135,7 +135,14 @@ fn one<L: Lane>(
         && (is_ordinary::<L>(b) || is_zero::<L>(b) && host != Host::Divide)
     {
         let result = L::on_host(host, a, b);
-        if is_ordinary::<L>(result) {
+        // A sum is zero only if it is exactly that; a product or quotient may have become it.
+        let exact_zero = || match host {
+            Host::Add | Host::Subtract => true,
+            Host::Multiply => is_zero::<L>(a) || is_zero::<L>(b),
+            Host::Divide => is_zero::<L>(a),
+            Host::Root => is_zero::<L>(b),
+        };
+        if is_ordinary::<L>(result) || is_zero::<L>(result) && exact_zero() {
             return result;
         }
     }

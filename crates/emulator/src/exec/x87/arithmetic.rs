@@ -212,6 +212,10 @@ fn scaled(environment: &mut Environment, a: Number, b: Number) -> u128 {
     if a.denormal || b.denormal {
         environment.raise(flag::DENORMAL);
     }
+    if b.value == Value::Zero {
+        // The number stays as it is: no underflow, if it is denormal.
+        environment.masked |= flag::UNDERFLOW;
+    }
     match (a.value, b.value) {
         (Value::Finite { .. }, Value::Infinity) if !b.negative => EXTENDED.infinity(a.negative),
         (Value::Finite { .. }, Value::Infinity) | (Value::Zero, _) => EXTENDED.zero(a.negative),
