@@ -23,6 +23,8 @@ pub mod boot;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod collected;
 pub mod cpuid;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod derived;
 pub mod flat;
 pub mod hyperv;
 mod hypervisor;
@@ -34,6 +36,8 @@ pub mod mshv;
 pub mod msr;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod probe;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod refusal;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod signal;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

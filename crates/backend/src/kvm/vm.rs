@@ -189,16 +189,7 @@ impl KvmVm {
                 .vm
                 .get_dirty_log(slot.number, len)
                 .map_err(|error| VmError::hypervisor("KVM_GET_DIRTY_LOG", error))?;
-            for (first, word) in (0_u64..).step_by(64).zip(words) {
-                let mut rest = word;
-                while rest != 0 {
-                    let page = first + u64::from(rest.trailing_zeros());
-                    rest &= rest - 1;
-                    if let Some(page) = self.slots.page(slot.number, page) {
-                        self.collected.push(page);
-                    }
-                }
-            }
+            self.collected.push_bits(slot.gpa, words);
         }
         Ok(())
     }
