@@ -65,8 +65,11 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
         "echo \"{MARK} npt $(cat /sys/module/{KVM_MODULE}/parameters/npt 2>/dev/null || echo absent)\""
     ));
     for (index, step) in steps.iter().enumerate() {
-        let path = quoted(&step.program.inner_path());
-        let mut command = path.clone();
+        let mut command = String::new();
+        for (name, value) in &step.environment {
+            let _ = write!(command, "{name}={} ", quoted(value));
+        }
+        command.push_str(&quoted(&step.program.inner_path()));
         if step.program.kind == Kind::Tests {
             let _ = write!(command, " --test-threads=2");
         }
