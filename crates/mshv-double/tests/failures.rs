@@ -20,7 +20,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const MSHV_RUN_VP: u64 = 0x8100_B800;
 
 /// Requests of one kind that fail one by one; of those beyond, only the last does.
-const EACH_OF_A_KIND: usize = 12;
+const EACH_OF_A_KIND: usize = 8;
 
 /// What each request may fail with (Linux `drivers/hv/mshv_root_main.c` and `Documentation/virt/kvm/api.rst`, sections 4 and 5). EINTR and
 /// EAGAIN are asked for separately. The kernel's memory may be exhausted at any request.
