@@ -31,6 +31,7 @@ mod hypervisor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod memory;
+mod meter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod mshv;
 pub mod msr;
@@ -47,6 +48,7 @@ mod vm;
 
 pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
 pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SharedMemory};
+pub use meter::Meter;
 pub use state::{StateGroup, VcpuState};
 pub use vm::{
     Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Paused, Protection, RingZero, Vm,

@@ -8,6 +8,7 @@ use vellum_layout::{Gpa, GpaRange, Hole};
 
 use crate::hyperv::HypervViolation;
 use crate::memory::Hva;
+use crate::meter::Meter;
 use crate::state::{StateGroup, VcpuState};
 
 /// One micro-VM with one vCPU.
@@ -143,6 +144,11 @@ pub trait Vm: Send {
     /// # Errors
     /// [`VmError::NotMapped`] when the targets are not inside one writable mapped range; [`VmError::Hypervisor`].
     fn publish_remap(&mut self, targets: GpaRange) -> Result<(), VmError>;
+
+    /// Counts and limits instructions, where [`Capabilities::instruction_counts`] says so.
+    fn meter(&mut self) -> Option<&mut dyn Meter> {
+        None
+    }
 }
 
 /// Makes a running vCPU return to its host, from another thread.
@@ -304,6 +310,8 @@ pub struct Capabilities {
     pub host_discard: bool,
     /// 2-level (32-bit, not PAE) paging works, entered by the host and turned on by the guest.
     pub two_level_paging: bool,
+    /// Instructions are counted, and can be limited ([`Vm::meter`]): guests are interpreted.
+    pub instruction_counts: bool,
 }
 
 /// Who walks the guest's page tables.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_backend::{
-    Capabilities, Exit, Hva, Interrupter, Protection, StateGroup, Tracking, VcpuState, Vm,
+    Capabilities, Exit, Hva, Interrupter, Meter, Protection, StateGroup, Tracking, VcpuState, Vm,
     VmConfig, VmError,
 };
 use vellum_layout::{Gpa, GpaRange};
@@ -22,6 +22,8 @@ pub struct EmulatedVm {
     tracking: Tracking,
     /// Instructions that each run may execute.
     fuel: Option<u64>,
+    /// The count of instructions at which any run ends.
+    limit: Option<u64>,
 }
 
 impl EmulatedVm {
@@ -31,6 +33,7 @@ impl EmulatedVm {
             capabilities: capabilities.clone(),
             tracking: config.tracking,
             fuel: None,
+            limit: None,
         }
     }
 
@@ -118,9 +121,8 @@ impl Vm for EmulatedVm {
         if self.machine.cpu.input.is_some() {
             return Err(VmError::InputPending);
         }
-        self.machine.fuel_until = self
-            .fuel
-            .map(|fuel| self.machine.cpu.retired.saturating_add(fuel));
+        let this_run = self.fuel.map(|fuel| self.executed().saturating_add(fuel));
+        self.machine.fuel_until = this_run.into_iter().chain(self.limit).min();
         Ok(self.machine.run())
     }
 
@@ -177,6 +179,28 @@ impl Vm for EmulatedVm {
         }
         self.machine.cpu.tlb.flush();
         Ok(())
+    }
+
+    fn meter(&mut self) -> Option<&mut dyn Meter> {
+        Some(self)
+    }
+}
+
+impl Meter for EmulatedVm {
+    fn executed(&self) -> u64 {
+        self.retired_instructions()
+    }
+
+    fn limit(&mut self, instructions: Option<u64>) {
+        self.limit = instructions.map(|more| self.executed().saturating_add(more));
+    }
+
+    fn trace_blocks(&mut self) {
+        EmulatedVm::trace_blocks(self);
+    }
+
+    fn traced_blocks(&self) -> Vec<u64> {
+        EmulatedVm::traced_blocks(self)
     }
 }
 

@@ -74,8 +74,11 @@ impl CowMode {
             capabilities.read_only_memory,
             // Where memory is pinned, a read-only mapping of an image is a private copy as well, and there is nothing to share.
             capabilities.host_discard,
+            // Where guests are interpreted the monitor is as well, and its part of a call depends on which pages were copied before: without it every
+            // call of a function costs the same instructions.
+            capabilities.instruction_counts,
         ) {
-            (Mmu::Nested, RingZero::Native, true, true) => Self::GuestSide,
+            (Mmu::Nested, RingZero::Native, true, true, false) => Self::GuestSide,
             _ => Self::HostSide,
         }
     }

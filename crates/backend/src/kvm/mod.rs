@@ -239,6 +239,7 @@ fn asked_capabilities(device: &kvm_ioctls::Kvm) -> Capabilities {
         msr_reset: false,
         host_discard: true,
         two_level_paging: true,
+        instruction_counts: false,
     }
 }
 

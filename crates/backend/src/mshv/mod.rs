@@ -144,6 +144,7 @@ fn assumed_capabilities() -> Capabilities {
         mmu: Mmu::Nested,
         ring_zero: RingZero::Native,
         two_level_paging: true,
+        instruction_counts: false,
         sync_regs: true,
         dirty_ring_pages: 0,
         read_only_memory: true,

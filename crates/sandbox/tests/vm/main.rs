@@ -18,6 +18,7 @@ mod idle_vms;
 mod kept_pages;
 mod large_values;
 mod logging;
+mod metering;
 mod outbox;
 mod polling;
 mod pool;

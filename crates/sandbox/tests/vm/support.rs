@@ -50,10 +50,7 @@ pub(crate) fn in_mode<V: Verdict>(cow: CowMode, test: impl Fn(&Lab) -> V) {
 }
 
 fn open(cow: CowMode) -> Outcome {
-    let engine = engines::open(cow)?;
-    let image =
-        GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("the guest is valid");
-    Ok(Lab { engine, image })
+    engines::open(cow).map(Lab::on)
 }
 
 /// The host functions that the Rust guest imports.
@@ -77,6 +74,15 @@ pub(crate) fn another_image() -> GuestImage {
 }
 
 impl Lab {
+    /// The Rust guest on this engine.
+    pub(crate) fn on(engine: Engine) -> Self {
+        let image = GuestImage::from_bytes(vellum_test_guests::rust_user());
+        Self {
+            engine,
+            image: image.expect("the guest is valid"),
+        }
+    }
+
     /// A builder with host functions and a small heap.
     pub(crate) fn builder(&self) -> SandboxBuilder {
         Sandbox::builder(&self.image)
