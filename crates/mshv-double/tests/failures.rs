@@ -4,6 +4,8 @@
 //! What comes is an error of a kind, or success where the request was not needed or was made again; the sandbox says that it must be restored, and a
 //! restore brings it back, or it says that it cannot be used any more; nothing leaks; the process and its other sandboxes do not notice.
 
+mod sandboxes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
@@ -11,8 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vellum_mshv_double::inject::{self, OPEN, Request, Target};
 use vellum_sandbox::{
-    CowMode, Engine, EngineKind, Error, ErrorKind, GuestImage, HostFunctions, Sandbox, Snapshot,
+    CowMode, Engine, EngineKind, Error, ErrorKind, GuestImage, Sandbox, Snapshot,
 };
+
+use sandboxes::{count, host, new_sandbox};
 
 /// The tests count the descriptors and mappings of the process, so they run one after the other.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -103,24 +107,6 @@ fn held() -> Held {
 
 fn image() -> GuestImage {
     GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("the guest is valid")
-}
-
-fn host() -> HostFunctions {
-    HostFunctions::new()
-        .with("host_add", i32::wrapping_add)
-        .with("host_echo", |bytes: Vec<u8>| bytes)
-        .with("host_fail", |text: String| Err::<(), String>(text))
-}
-
-fn new_sandbox(engine: &Engine, image: &GuestImage) -> Result<Sandbox, Error> {
-    Sandbox::builder(image)
-        .heap_len_bytes(1 << 20)
-        .host_functions(&host())
-        .build(engine)
-}
-
-fn count(sandbox: &mut Sandbox, amount: u64) -> Result<u64, Error> {
-    sandbox.call("counter_add", (amount,))
 }
 
 /// A sandbox's life. A step that fails ends it, after the sandbox has shown that it knows.

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "sends a signal to a thread")]
 
 mod machine;
+mod sandboxes;
 mod support;
 
 use std::io::Write as _;
@@ -11,14 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use machine::{EXECUTABLE, WRITABLE, device, machine};
 use mshv_ioctls::MshvError;
 use vellum_conformance::{Need, Outcome, Quirk, checks};
 use vellum_mshv_double::driver;
 use vellum_sandbox::{
-    CallOptions, Engine, EngineKind, ErrorKind, Gpa, GuestImage, HostFunctions, Mapping, Sandbox,
-    SharedMemory,
+    CallOptions, Engine, EngineKind, ErrorKind, Gpa, GuestImage, Mapping, SharedMemory,
 };
+
+use machine::{EXECUTABLE, WRITABLE, device, machine};
+use sandboxes::{count, new_sandbox};
 
 const NAME: &str = "mshv-double, looping";
 const PAGE_LEN_BYTES: u64 = 4096;
@@ -95,13 +97,6 @@ fn checks_of_read_only_memory_pass_when_interruptions_end_the_loop() {
     assert!(passed >= 4, "{passed}");
 }
 
-fn host() -> HostFunctions {
-    HostFunctions::new()
-        .with("host_add", i32::wrapping_add)
-        .with("host_echo", |bytes: Vec<u8>| bytes)
-        .with("host_fail", |text: String| Err::<(), String>(text))
-}
-
 /// A kernel without page tables of its own, which nothing but the region's flags keeps from writing.
 fn kernel() -> Option<(Engine, GuestImage)> {
     vellum_mshv_double::link();
@@ -127,24 +122,13 @@ fn kernel() -> Option<(Engine, GuestImage)> {
     }
 }
 
-fn sandbox(engine: &Engine, image: &GuestImage) -> Sandbox {
-    Sandbox::builder(image)
-        .host_functions(&host())
-        .build(engine)
-        .expect("a sandbox")
-}
-
-fn count(sandbox: &mut Sandbox) -> u64 {
-    sandbox.call("counter_add", (1_u64,)).expect("counts")
-}
-
 #[test]
 fn a_deadline_ends_a_sandbox_that_writes_to_read_only_memory() {
     let Some((engine, image)) = kernel() else {
         return;
     };
-    let mut neighbour = sandbox(&engine, &image);
-    let mut sandbox = sandbox(&engine, &image);
+    let mut neighbour = new_sandbox(&engine, &image).expect("a sandbox");
+    let mut sandbox = new_sandbox(&engine, &image).expect("a sandbox");
     let ready = sandbox.snapshot().expect("a snapshot");
     let memory = SharedMemory::new(PAGE_LEN_BYTES).expect("memory");
     memory.store(0, 7).expect("in bounds");
@@ -152,7 +136,7 @@ fn a_deadline_ends_a_sandbox_that_writes_to_read_only_memory() {
     sandbox.map(AT, &mapping).expect("mapped");
     let deadline = CallOptions::new().timeout(Duration::from_millis(20));
     for round in 0..3 {
-        assert_eq!(count(&mut sandbox), 1, "round {round}");
+        assert_eq!(count(&mut sandbox, 1).expect("counts"), 1, "{round}");
         let error = sandbox
             .function::<(u64, u64), ()>("write_address")
             .expect("exported")
@@ -165,7 +149,8 @@ fn a_deadline_ends_a_sandbox_that_writes_to_read_only_memory() {
             .expect_err("it must be restored first");
         assert_eq!(refused.kind(), ErrorKind::NeedsRestore);
         assert_eq!(memory.load(0).expect("in bounds"), 7, "nothing was written");
-        assert_eq!(count(&mut neighbour), round + 1, "the neighbour lives");
+        let of_neighbour = count(&mut neighbour, 1).expect("the neighbour lives");
+        assert_eq!(of_neighbour, round + 1);
         sandbox.restore(&ready).expect("restored");
     }
 }

@@ -2,6 +2,7 @@
 //! pass fails, and so does every sandbox.
 #![expect(unsafe_code, reason = "lends memory to a guest")]
 
+mod sandboxes;
 mod support;
 
 use std::io::Write as _;
@@ -18,7 +19,9 @@ use vellum_backend::{
 use vellum_conformance::{Outcome, Subject, checks};
 use vellum_layout::{Gpa, GpaRange, Gva};
 use vellum_mshv_double::inject::{self, Request, Target};
-use vellum_sandbox::{Engine, EngineKind, Error, GuestImage, HostFunctions, Sandbox};
+use vellum_sandbox::{Engine, EngineKind, Error, GuestImage};
+
+use sandboxes::{count, new_sandbox};
 
 /// `HvX64RegisterCr0` (TLFS, appendix on register names).
 const CR0: u32 = 0x40000;
@@ -185,14 +188,8 @@ fn without_either_the_suite_of_all_engines_fails() {
 }
 
 fn life(engine: &Engine, image: &GuestImage) -> Result<u64, Error> {
-    let host = HostFunctions::new()
-        .with("host_add", i32::wrapping_add)
-        .with("host_echo", |bytes: Vec<u8>| bytes)
-        .with("host_fail", |text: String| Err::<(), String>(text));
-    let mut sandbox = Sandbox::builder(image)
-        .host_functions(&host)
-        .build(engine)?;
-    let result = sandbox.call("counter_add", (1_u64,));
+    let mut sandbox = new_sandbox(engine, image)?;
+    let result = count(&mut sandbox, 1);
     assert_eq!(sandbox.is_ready(), result.is_ok(), "{result:?}");
     result
 }

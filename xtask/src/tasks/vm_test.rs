@@ -242,8 +242,7 @@ fn summary(outcomes: &[Outcome], logs: &Path) -> Result<()> {
     for outcome in outcomes {
         heading(&format!("vm-test: summary of {}", outcome.boot.name()));
         let engines = EngineReport::new("", &outcome.transcript.engines);
-        let why_nothing = (!outcome.boot.has_hypervisor()).then_some("no hypervisor, as intended");
-        print!("{}", engines.table(None, why_nothing));
+        print!("{}", engines.table(None, outcome.boot.why_not_on_kvm()));
         println!("{}", verdict::totals(outcome));
         let problems = outcome.problems();
         for problem in &problems {

@@ -100,6 +100,15 @@ impl Boot {
         self != Self::NoSvm
     }
 
+    /// Why no test of the sandbox runs on KVM, where none is meant to.
+    pub(super) fn why_not_on_kvm(self) -> Option<&'static str> {
+        match self {
+            Self::Nested | Self::Shadow => None,
+            Self::Mshv => Some("this machine is for mshv"),
+            Self::NoSvm => Some("no hypervisor, as intended"),
+        }
+    }
+
     /// What runs, in order. With a filter only tests do.
     pub(super) fn steps(self, programs: &[Program], filter: Option<&str>) -> Vec<Step> {
         let mut steps = Vec::new();
