@@ -250,6 +250,15 @@ pub enum IoWidth {
 }
 
 impl IoWidth {
+    /// Bytes of the access.
+    pub const fn len_bytes(self) -> usize {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
     /// The width of an access of `len_bytes`, if it is one.
     pub const fn from_len_bytes(len_bytes: usize) -> Option<Self> {
         match len_bytes {

@@ -381,11 +381,7 @@ impl Vm for KvmVm {
         let Pending::Input(width) = self.pending else {
             return Err(VmError::NoPendingInput);
         };
-        let len_bytes = match width {
-            IoWidth::Byte => 1,
-            IoWidth::Word => 2,
-            IoWidth::Dword => 4,
-        };
+        let len_bytes = width.len_bytes();
         let run = self.vcpu.get_kvm_run();
         // SAFETY: the last exit was KVM_EXIT_IO, so that member of the union is the one that is set.
         let offset = unsafe { run.__bindgen_anon_1.io.data_offset };

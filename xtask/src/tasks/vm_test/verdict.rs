@@ -23,7 +23,7 @@ const PERMITTED: [&str; 5] = [
     "QEMU",
     // The machine has one.
     "one processor",
-    // It lacks something on every machine.
+    // MSHV lacks something on every machine.
     "skipped=MSHV",
 ];
 
