@@ -3,6 +3,7 @@
 //! Continuous integration calls nothing but these tasks, so what passes here passes there.
 
 mod engine_report;
+mod hiding;
 mod host;
 mod process;
 mod rules;
@@ -20,6 +21,9 @@ use crate::workspace::Workspace;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
+    /// Run the task as on a machine without a hypervisor, in a mount namespace without its device.
+    #[arg(long, global = true)]
+    hide_kvm: bool,
     #[command(subcommand)]
     task: Task,
 }
@@ -70,7 +74,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli.task) {
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nxtask: {error:#}");
@@ -79,9 +83,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: &Task) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
-    match task {
+    if cli.hide_kvm && hiding::is_needed() {
+        return hiding::run_again(&workspace, std::env::args_os().skip(1));
+    }
+    match &cli.task {
         Task::Demo { engine, args } => tasks::demo::run(&workspace, engine.as_deref(), args),
         Task::Test { engine } => tasks::test::run(&workspace, engine.as_deref()),
         Task::Conformance(options) => tasks::conformance::run(&workspace, options),
@@ -113,6 +120,14 @@ mod tests {
         };
         assert_eq!(engine.as_deref(), Some("emulator"));
         assert_eq!(args, ["--cow", "guest"]);
+    }
+
+    #[test]
+    fn a_hypervisor_can_be_hidden_from_every_task() {
+        for line in ["xtask --hide-kvm test", "xtask demo --hide-kvm --cow guest"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("the line parses");
+            assert!(cli.hide_kvm, "{line}");
+        }
     }
 
     #[test]

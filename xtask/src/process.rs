@@ -31,6 +31,18 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command that tells everything itself; a failure names its exit status.
+pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("could not start `{program}`"))?;
+    if !status.success() {
+        bail!("failed ({status})");
+    }
+    Ok(())
+}
+
 /// Runs a command, passing its standard output through line by line to `inspect` as well.
 ///
 /// Returns whether the command succeeded, so that the caller can still print a summary.

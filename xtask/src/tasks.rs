@@ -8,5 +8,6 @@ pub(crate) mod demo;
 pub(crate) mod diff_emulator;
 pub(crate) mod lint;
 pub(crate) mod mshv;
+mod other_arch;
 pub(crate) mod test;
 pub(crate) mod vm_test;

@@ -45,7 +45,8 @@ fn the_host_program_of_the_readme_runs() {
                 CowMode::GuestSide => "guest",
                 CowMode::HostSide => "host",
             };
-            report(&format!("engine=kvm cow={cow} suite=readme tests=1"));
+            let name = engine.name();
+            report(&format!("engine={name} cow={cow} suite=readme tests=1"));
         }
         Err(error) if error.kind() == ErrorKind::NoHypervisor => {
             for cow in ["guest", "host"] {

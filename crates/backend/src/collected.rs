@@ -1,6 +1,6 @@
 //! Written pages on their way from the hypervisor to whoever asks for them.
 
-use vellum_layout::{Gpa, GpaRange};
+use vellum_layout::{Gpa, GpaRange, PAGE_SIZE};
 
 /// Pages that were collected and not yet taken. A page may be there twice, but a guest that writes the same pages again and
 /// again does not make it grow: it holds at most twice as many entries as pages, or [`Collected::MIN_LIMIT`].
@@ -28,6 +28,19 @@ impl Collected {
             self.limit = (2 * self.pages.len()).max(Self::MIN_LIMIT);
         }
         self.pages.push(page);
+    }
+
+    /// Adds the pages of `range` whose bits are set in a bitmap, the lowest first.
+    pub(crate) fn push_bits(&mut self, range: GpaRange, words: Vec<u64>) {
+        for (first, mut word) in (0_u64..).step_by(64).zip(words) {
+            while word != 0 {
+                let page = first + u64::from(word.trailing_zeros());
+                word &= word - 1;
+                if let Some(page) = range.at(page * PAGE_SIZE) {
+                    self.push(page);
+                }
+            }
+        }
     }
 
     /// Drops what lies in `range`.

@@ -23,17 +23,22 @@ pub mod boot;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod collected;
 pub mod cpuid;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod derived;
 pub mod flat;
 pub mod hyperv;
 mod hypervisor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod kvm;
 pub mod memory;
+mod meter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod mshv;
 pub mod msr;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod probe;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod refusal;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod signal;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -43,6 +48,7 @@ mod vm;
 
 pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
 pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SealedWriter, SharedMemory};
+pub use meter::Meter;
 pub use state::{StateGroup, VcpuState};
 pub use vm::{
     Access, Capabilities, Exit, Interrupter, IoWidth, Mmu, Paused, Protection, RingZero, Vm,

@@ -16,7 +16,7 @@ use crate::cpuid::CpuProfile;
 use crate::hypervisor::{Hypervisor, Tracking, VmConfig};
 use crate::memory::HostMemory;
 use crate::state::{DescriptorTable, StateGroup, Xcr0};
-use crate::vm::{Exit, Mmu, Protection, RingZero, VmError};
+use crate::vm::{Capabilities, Exit, Mmu, Protection, RingZero, VmError};
 
 /// The guest's memory, from GPA 0: task-state segment, four tables, code, two data pages, two 32-bit tables.
 const MEMORY_LEN_BYTES: u64 = 0xA000;
@@ -58,6 +58,18 @@ pub(crate) struct Probed {
     pub(crate) mmu: Mmu,
     pub(crate) ring_zero: RingZero,
     pub(crate) two_level_paging: bool,
+}
+
+impl Probed {
+    /// What a hypervisor can do, of which it was assumed what only a guest can tell.
+    pub(crate) fn correct(self, assumed: &Capabilities) -> Capabilities {
+        Capabilities {
+            mmu: self.mmu,
+            ring_zero: self.ring_zero,
+            two_level_paging: self.two_level_paging,
+            ..assumed.clone()
+        }
+    }
 }
 
 /// Runs the guest.

@@ -8,6 +8,7 @@ use vellum_layout::{Gpa, GpaRange, Hole};
 
 use crate::hyperv::HypervViolation;
 use crate::memory::Hva;
+use crate::meter::Meter;
 use crate::state::{StateGroup, VcpuState};
 
 /// One micro-VM with one vCPU.
@@ -36,6 +37,28 @@ pub trait Vm: Send {
         host: Hva,
         protection: Protection,
     ) -> Result<(), VmError>;
+
+    /// As [`map`](Self::map), for pages of a file that others may shorten. What the guest does to a page that is gone ends in
+    /// [`Exit::MemoryLost`]; only an engine that touches guest memory in this process has to take care of that.
+    ///
+    /// # Safety
+    /// As for [`map`](Self::map), but that pages may vanish. The host does not touch the memory while the guest runs.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map).
+    #[expect(
+        unsafe_code,
+        reason = "lending memory to a guest cannot be checked by the compiler"
+    )]
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        // SAFETY: the caller promises it, and a hypervisor reports pages that vanish.
+        unsafe { self.map(gpa, host, protection) }
+    }
 
     /// Takes back a range that was mapped, exactly as it was mapped.
     ///
@@ -121,6 +144,11 @@ pub trait Vm: Send {
     /// # Errors
     /// [`VmError::NotMapped`] when the targets are not inside one writable mapped range; [`VmError::Hypervisor`].
     fn publish_remap(&mut self, targets: GpaRange) -> Result<(), VmError>;
+
+    /// Counts and limits instructions, where [`Capabilities::instruction_counts`] says so.
+    fn meter(&mut self) -> Option<&mut dyn Meter> {
+        None
+    }
 }
 
 /// Makes a running vCPU return to its host, from another thread.
@@ -222,6 +250,15 @@ pub enum IoWidth {
 }
 
 impl IoWidth {
+    /// Bytes of the access.
+    pub const fn len_bytes(self) -> usize {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+
     /// The width of an access of `len_bytes`, if it is one.
     pub const fn from_len_bytes(len_bytes: usize) -> Option<Self> {
         match len_bytes {
@@ -282,6 +319,8 @@ pub struct Capabilities {
     pub host_discard: bool,
     /// 2-level (32-bit, not PAE) paging works, entered by the host and turned on by the guest.
     pub two_level_paging: bool,
+    /// Instructions are counted, and can be limited ([`Vm::meter`]): guests are interpreted.
+    pub instruction_counts: bool,
 }
 
 /// Who walks the guest's page tables.

@@ -34,7 +34,7 @@ mod table;
 pub use check::{Check, Need, Outcome};
 pub use failure::Failure;
 pub use guest::Guest;
-pub use machine::on_kvm;
+pub use machine::{on_kvm, over_mshv};
 pub use report::{Report, report, test};
 pub use subject::{Difference, Quirk, Subject};
 pub use table::checks;

@@ -4,6 +4,7 @@ use std::arch::x86_64::__cpuid;
 
 use vellum_backend::RingZero;
 
+use crate::check::Need;
 use crate::subject::{Quirk, Subject};
 
 /// The same engine, with the known differences of this machine's KVM, on which it runs its guests.
@@ -21,6 +22,20 @@ pub fn on_kvm(subject: Subject) -> Subject {
         subject = on_tcg(subject);
     }
     subject
+}
+
+/// The same engine, with what the MSHV backend lacks on every machine.
+#[must_use]
+pub fn over_mshv(subject: Subject) -> Subject {
+    subject
+        .but(
+            Quirk::Lacks(Need::MsrFilter),
+            "MSHV cannot deny model-specific registers",
+        )
+        .but(
+            Quirk::Lacks(Need::DirtyRing),
+            "MSHV has no ring of first writes",
+        )
 }
 
 /// In what a KVM without hardware virtualization differs: it runs ring 3 as a process of the host's, and emulates ring 0.

@@ -100,7 +100,7 @@ pub fn test(subject: &Subject, name: &str) {
 /// Reports what the engine is known to do otherwise; what it cannot run is told check by check.
 fn tell_differences(subject: &Subject) {
     for known in subject.differences() {
-        if !matches!(known.quirk, Quirk::NotHere(_)) {
+        if !matches!(known.quirk, Quirk::NotHere(_) | Quirk::Lacks(_)) {
             append(
                 CHECK_VARIABLE,
                 &format!(

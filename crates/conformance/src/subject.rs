@@ -46,6 +46,10 @@ pub enum Quirk {
     BitmapIgnored,
     /// Ring 3 needs the I/O bitmap of the task-state segment even with IOPL 3.
     IoplIgnored,
+    /// A guest that writes to read-only memory may not leave by itself, but only when it is interrupted.
+    ViolationsMayLoop,
+    /// The engine lacks what checks may need, by its nature and not by the machine's.
+    Lacks(Need),
     /// Ring 3 reads the host's values from its segment registers and from the system flags, instead of its own.
     RingThreeSeesTheHost,
 }
@@ -176,6 +180,11 @@ impl Subject {
                 "the cpu profile of this host offers no XSAVE",
             ),
         };
+        let declared = self
+            .differences
+            .iter()
+            .find(|known| known.quirk == Quirk::Lacks(need));
+        let reason = declared.map_or(reason, |known| known.reason);
         (!met).then(|| reason.to_owned())
     }
 }

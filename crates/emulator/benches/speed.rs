@@ -1,8 +1,9 @@
-//! How many million instructions the emulator carries out in a second: a loop of integers, one that copies memory, one of floating point.
+//! How many million instructions the emulator carries out in a second of processor time: a loop of integers, one that copies memory, one of SSE.
+//!
+//! Prints each figure as its name and a number.
 #![expect(unsafe_code, reason = "lends memory to a guest")]
 
-use std::time::Instant;
-
+use rustix::time::{ClockId, clock_gettime};
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::CpuProfile;
 use vellum_backend::state::Xcr0;
@@ -14,6 +15,8 @@ const MEMORY_LEN_BYTES: u64 = 0x20_0000;
 const CODE: u64 = 0x1_0000;
 /// Instructions of a measurement.
 const INSTRUCTIONS: u64 = 30_000_000;
+/// Measurements of each loop, of which the fastest counts.
+const ROUNDS: u32 = 3;
 
 /// Arithmetic, a table look-up and a branch that is taken half of the time.
 const INTEGERS: &[u8] = &[
@@ -39,8 +42,8 @@ const COPY: &[u8] = &[
     0x81, 0xE1, 0xFF, 0x7F, 0x00, 0x00, // and ecx, 0x7fff
     0xEB, 0xE8, // jmp to the start
 ];
-/// A multiplication, an addition and a load of doubles.
-const FLOATS: &[u8] = &[
+/// A multiplication, additions and a load of doubles.
+const SSE: &[u8] = &[
     0xF2, 0x0F, 0x10, 0x06, // movsd xmm0, [rsi]
     0xF2, 0x0F, 0x59, 0xC1, // mulsd xmm0, xmm1
     0xF2, 0x0F, 0x58, 0xD0, // addsd xmm2, xmm0
@@ -50,20 +53,35 @@ const FLOATS: &[u8] = &[
 ];
 
 fn main() {
-    for (name, code) in [("integers", INTEGERS), ("copy", COPY), ("floats", FLOATS)] {
-        let (mut vm, _memory) = guest(code);
-        vm.set_fuel(Some(INSTRUCTIONS));
-        let start = Instant::now();
-        vm.run().expect("ran");
-        let seconds = start.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a figure to be printed")]
-        let mips = vm.retired_instructions() as f64 / seconds / 1e6;
-        println!("emulator_mips_{name} {mips:.1}");
+    for (name, code) in [
+        ("emulator_mips", INTEGERS),
+        ("emulator_mips_copy", COPY),
+        ("emulator_mips_sse", SSE),
+    ] {
+        let best = (0..ROUNDS).map(|_| mips(code)).fold(0.0, f64::max);
+        println!("{name} {best:.1}");
     }
-    let start = Instant::now();
-    let emulator = Emulator::new();
-    println!("emulator_start_ns {}", start.elapsed().as_nanos());
-    assert_eq!(emulator.name(), "emulator");
+}
+
+/// Million instructions in a second of this thread's processor time, which a neighbour on the machine changes less than the clock on the wall.
+fn mips(code: &[u8]) -> f64 {
+    let (mut vm, _memory) = guest(code);
+    vm.set_fuel(Some(INSTRUCTIONS));
+    let start = processor_seconds();
+    vm.run().expect("ran");
+    let seconds = processor_seconds() - start;
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be printed")]
+    let instructions = vm.retired_instructions() as f64;
+    instructions / seconds / 1e6
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a few seconds in nanoseconds are exact"
+)]
+fn processor_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn guest(code: &[u8]) -> (EmulatedVm, HostMemory) {

@@ -41,13 +41,25 @@ pub(crate) fn decode(bytes: &[u8], rip: u64, size: CodeSize, max_ops: usize) -> 
         {
             break;
         }
+        let mut op = translate(&instruction, size, ops.len());
+        if let Some(opcode) = x87_opcode(&bytes[len_bytes..]) {
+            op.imm = opcode;
+        }
         len_bytes += instruction.len();
-        ops.push(translate(&instruction, size, ops.len()));
+        ops.push(op);
         if ends_block(&instruction) {
             break;
         }
     }
     Decoded { ops, len_bytes }
+}
+
+/// What an x87 instruction leaves as its opcode: the low bits of the first byte, and the second (Intel SDM volume 1, section 8.1.9).
+fn x87_opcode(bytes: &[u8]) -> Option<u64> {
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x40..=0x4F | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3);
+    let mut bytes = bytes.iter().skip_while(|byte| is_prefix(byte));
+    let (first, second) = (*bytes.next()?, *bytes.next()?);
+    matches!(first, 0xD8..=0xDF).then(|| u64::from(first & 7) << 8 | u64::from(second))
 }
 
 /// Whether what follows may run in another mode, elsewhere, or after an exit.
@@ -63,6 +75,11 @@ fn ends_block(instruction: &Instruction) -> bool {
                 | Mnemonic::Out
                 | Mnemonic::Hlt
                 | Mnemonic::Sti
+                | Mnemonic::Lds
+                | Mnemonic::Les
+                | Mnemonic::Lss
+                | Mnemonic::Lfs
+                | Mnemonic::Lgs
                 | Mnemonic::Popf
                 | Mnemonic::Popfd
                 | Mnemonic::Popfq

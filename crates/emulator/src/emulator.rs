@@ -33,6 +33,7 @@ impl Emulator {
                 msr_reset: true,
                 host_discard: true,
                 two_level_paging: true,
+                instruction_counts: true,
             },
         }
     }

@@ -15,6 +15,8 @@ pub(crate) mod flag {
     pub(crate) const OVERFLOW: u32 = 8;
     pub(crate) const UNDERFLOW: u32 = 16;
     pub(crate) const INEXACT: u32 = 32;
+    /// The operand was an empty x87 register, or the result found none: with [`INVALID`], and masked by its mask.
+    pub(crate) const STACK: u32 = 64;
     /// Those that are found before anything is computed.
     pub(crate) const EARLY: u32 = INVALID | DENORMAL | ZERO_DIVIDE;
     pub(crate) const ALL: u32 = 63;
@@ -60,11 +62,27 @@ pub(crate) struct Environment {
     pub(crate) rounded_up: bool,
     /// Two NaNs: the one with the larger significand, as x87 chooses, instead of the first.
     pub(crate) larger_nan: bool,
+    /// A handler for overflow or underflow gets the result with an exponent that fits, as x87 makes it.
+    pub(crate) extends_exponents: bool,
 }
 
 impl Environment {
     pub(crate) fn raise(&mut self, flags: u32) {
         self.raised |= flags;
+    }
+
+    /// What a result raises whose exponent does not fit even when it is changed.
+    fn inexact_beyond(&self) -> u32 {
+        if self.extends_exponents {
+            flag::INEXACT
+        } else {
+            0
+        }
+    }
+
+    /// Exceptions that a handler is to hear of.
+    pub(crate) fn unmasked(&self) -> u32 {
+        self.raised & !self.masked & flag::ALL
     }
 }
 
@@ -88,6 +106,13 @@ pub(crate) const DOUBLE: Format = Format {
     precision: 53,
     explicit: false,
 };
+/// What x87 registers hold.
+pub(crate) const EXTENDED: Format = Format {
+    exponent_bits: 15,
+    precision: 64,
+    explicit: true,
+};
+
 /// A number without its format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
@@ -114,6 +139,9 @@ pub(crate) struct Number {
     /// It was stored without a leading one.
     pub(crate) denormal: bool,
 }
+
+/// What a handler for overflow or underflow finds the exponent changed by (Intel SDM volume 1, sections 8.5.4 and 8.5.5).
+const WRAP: i32 = 24_576;
 
 /// The bit that tells quiet NaNs from signalling ones.
 const QUIET: u64 = 1 << 62;
@@ -198,6 +226,11 @@ impl Format {
         }
     }
 
+    /// Takes two apart.
+    pub(crate) fn unpack_both(self, a: u128, b: u128) -> (Number, Number) {
+        (self.unpack(a), self.unpack(b))
+    }
+
     fn assemble(self, negative: bool, exponent: u64, stored: u64) -> u128 {
         let sign = if negative { self.sign_bit() } else { 0 };
         sign | u128::from(exponent) << self.stored_bits() | u128::from(stored)
@@ -224,8 +257,10 @@ impl Format {
         self.nan(true, 0)
     }
 
-    fn largest(self, negative: bool) -> u128 {
-        let stored = u64::MAX >> (64 - self.stored_bits());
+    /// The largest number with a significand of `precision` bits.
+    fn largest(self, negative: bool, precision: u32) -> u128 {
+        let stored =
+            u64::MAX >> (64 - self.stored_bits()) & u64::MAX << (self.precision - precision);
         self.assemble(negative, self.max_exponent() - 1, stored)
     }
 
@@ -262,7 +297,13 @@ impl Format {
             // The handler is to get the result with an exponent of its own: only what that loses is inexact.
             environment.raise(flag::UNDERFLOW | if inexact { flag::INEXACT } else { 0 });
             environment.rounded_up = up;
-            return self.zero(negative);
+            let wrapped = exponent + i32::from(carried) + WRAP;
+            return if environment.extends_exponents && wrapped >= smallest {
+                self.normal(negative, wrapped, rounded)
+            } else {
+                environment.raise(environment.inexact_beyond());
+                self.zero(negative)
+            };
         }
         if tiny {
             return self.pack_tiny(environment, (negative, exponent, significand), precision);
@@ -271,14 +312,26 @@ impl Format {
         let exponent = exponent + i32::from(carried);
         if exponent > self.bias() && environment.masked & flag::OVERFLOW == 0 {
             environment.raise(flag::OVERFLOW | if inexact { flag::INEXACT } else { 0 });
-            return self.infinity(negative);
+            let wrapped = exponent - WRAP;
+            return if environment.extends_exponents && wrapped <= self.bias() {
+                self.normal(negative, wrapped, rounded)
+            } else {
+                environment.raise(environment.inexact_beyond());
+                environment.rounded_up |= environment.extends_exponents;
+                self.infinity(negative)
+            };
         }
         if exponent > self.bias() {
-            return self.overflow(environment, negative);
+            return self.overflow(environment, negative, precision);
         }
         if inexact {
             environment.raise(flag::INEXACT);
         }
+        self.normal(negative, exponent, rounded)
+    }
+
+    /// A normal number whose significand fits.
+    fn normal(self, negative: bool, exponent: i32, rounded: u128) -> u128 {
         let stored = (rounded >> (128 - self.precision)) as u64;
         let stored = if self.explicit {
             stored
@@ -288,7 +341,7 @@ impl Format {
         self.assemble(negative, (exponent + self.bias()) as u64, stored)
     }
 
-    fn overflow(self, environment: &mut Environment, negative: bool) -> u128 {
+    fn overflow(self, environment: &mut Environment, negative: bool, precision: u32) -> u128 {
         environment.raise(flag::OVERFLOW | flag::INEXACT);
         let away = match environment.rounding {
             Rounding::Nearest => true,
@@ -300,7 +353,7 @@ impl Format {
         if away {
             self.infinity(negative)
         } else {
-            self.largest(negative)
+            self.largest(negative, precision)
         }
     }
 

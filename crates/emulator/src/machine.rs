@@ -44,6 +44,14 @@ impl Machine {
     pub(crate) fn run(&mut self) -> Exit {
         // The host may have changed code since the last run.
         self.cpu.physical.forget_code();
+        let exit = self.run_blocks();
+        match self.cpu.give_up_copies() {
+            Ok(()) => exit,
+            Err(lost) => lost,
+        }
+    }
+
+    fn run_blocks(&mut self) -> Exit {
         if let Err(exit) = self.deliver_pending() {
             return exit;
         }
@@ -77,6 +85,9 @@ impl Machine {
 
     /// Runs one block, or a part of it.
     fn step(&mut self) -> Result<(), Exit> {
+        if self.cpu.physical.is_short_of_copies() {
+            self.cpu.give_up_copies()?;
+        }
         let Ok(place) = self.find() else {
             return self.finish(None);
         };
@@ -214,6 +225,18 @@ impl Machine {
             Some(place) => Ok(place),
             None => Err(cpu.gp()),
         }
+    }
+}
+
+impl Cpu {
+    /// Puts back the pages of files that the guest worked on copies of.
+    fn give_up_copies(&mut self) -> Result<(), Exit> {
+        if !self.physical.has_copies() {
+            return Ok(());
+        }
+        self.tlb.flush();
+        let lost = |gpa| Exit::MemoryLost { gpa: Some(gpa) };
+        self.physical.give_up_copies().map_err(lost)
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) mod vector {
     pub(crate) const NMI: u8 = 2;
     pub(crate) const BP: u8 = 3;
     pub(crate) const OF: u8 = 4;
+    pub(crate) const BR: u8 = 5;
     pub(crate) const UD: u8 = 6;
     pub(crate) const NM: u8 = 7;
     pub(crate) const DF: u8 = 8;

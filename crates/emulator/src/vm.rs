@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_backend::{
-    Capabilities, Exit, Hva, Interrupter, Protection, StateGroup, Tracking, VcpuState, Vm,
+    Capabilities, Exit, Hva, Interrupter, Meter, Protection, StateGroup, Tracking, VcpuState, Vm,
     VmConfig, VmError,
 };
 use vellum_layout::{Gpa, GpaRange};
 
 use crate::lacking::Unsupported;
 use crate::machine::Machine;
+use crate::memory::Backing;
 
 /// A micro-VM whose vCPU is emulated.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct EmulatedVm {
     tracking: Tracking,
     /// Instructions that each run may execute.
     fuel: Option<u64>,
+    /// The count of instructions at which any run ends.
+    limit: Option<u64>,
 }
 
 impl EmulatedVm {
@@ -30,6 +33,7 @@ impl EmulatedVm {
             capabilities: capabilities.clone(),
             tracking: config.tracking,
             fuel: None,
+            limit: None,
         }
     }
 
@@ -58,6 +62,25 @@ impl EmulatedVm {
         blocks
     }
 
+    fn add_slot(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+        backing: Backing,
+    ) -> Result<(), VmError> {
+        let protection = match (protection, self.tracking) {
+            (Protection::TrackedWrite, Tracking::None) => Protection::Write,
+            (protection, _) => protection,
+        };
+        self.machine
+            .cpu
+            .physical
+            .map(gpa, host, protection, backing)?;
+        self.machine.cpu.tlb.flush();
+        Ok(())
+    }
+
     /// What the guest tried that is not emulated, each kind once.
     pub fn unsupported(&self) -> &[Unsupported] {
         self.machine.cpu.lacking.records()
@@ -76,13 +99,16 @@ impl Vm for EmulatedVm {
         host: Hva,
         protection: Protection,
     ) -> Result<(), VmError> {
-        let protection = match (protection, self.tracking) {
-            (Protection::TrackedWrite, Tracking::None) => Protection::Write,
-            (protection, _) => protection,
-        };
-        self.machine.cpu.physical.map(gpa, host, protection)?;
-        self.machine.cpu.tlb.flush();
-        Ok(())
+        self.add_slot(gpa, host, protection, Backing::Lasting)
+    }
+
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        self.add_slot(gpa, host, protection, Backing::File)
     }
 
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
@@ -95,9 +121,8 @@ impl Vm for EmulatedVm {
         if self.machine.cpu.input.is_some() {
             return Err(VmError::InputPending);
         }
-        self.machine.fuel_until = self
-            .fuel
-            .map(|fuel| self.machine.cpu.retired.saturating_add(fuel));
+        let this_run = self.fuel.map(|fuel| self.executed().saturating_add(fuel));
+        self.machine.fuel_until = this_run.into_iter().chain(self.limit).min();
         Ok(self.machine.run())
     }
 
@@ -154,6 +179,28 @@ impl Vm for EmulatedVm {
         }
         self.machine.cpu.tlb.flush();
         Ok(())
+    }
+
+    fn meter(&mut self) -> Option<&mut dyn Meter> {
+        Some(self)
+    }
+}
+
+impl Meter for EmulatedVm {
+    fn executed(&self) -> u64 {
+        self.retired_instructions()
+    }
+
+    fn limit(&mut self, instructions: Option<u64>) {
+        self.limit = instructions.map(|more| self.executed().saturating_add(more));
+    }
+
+    fn trace_blocks(&mut self) {
+        EmulatedVm::trace_blocks(self);
+    }
+
+    fn traced_blocks(&self) -> Vec<u64> {
+        EmulatedVm::traced_blocks(self)
     }
 }
 

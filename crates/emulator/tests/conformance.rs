@@ -7,14 +7,6 @@ use vellum_emulator::Emulator;
 
 static SUBJECT: LazyLock<Subject> = LazyLock::new(open);
 
-/// Checks whose guests use x87 instructions.
-const X87_ARITHMETIC: [&str; 4] = [
-    "state::ring_three_changes_no_other_groups",
-    "vectors::control_words_are_those_of_the_state",
-    "vectors::x87_in_ring_three",
-    "vectors::x87_in_ring_zero",
-];
-
 fn subject() -> &'static Subject {
     &SUBJECT
 }
@@ -31,9 +23,6 @@ fn open() -> Subject {
             Quirk::NotHere(name),
             "debug registers are state, and no breakpoint fires",
         );
-    }
-    for name in X87_ARITHMETIC {
-        subject = subject.but(Quirk::NotHere(name), "x87 arithmetic is not emulated");
     }
     subject
 }

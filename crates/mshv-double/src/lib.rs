@@ -21,14 +21,17 @@
 //! | `registers`, `rules` | registers by name, and which values are refused when |
 //! | `memory` | regions of guest memory, and their access bitmaps |
 //! | `exits` | from KVM's exits to messages |
+//! | `walk` | where a linear address lies |
 //! | `xsave` | the compacted format |
-//! | [`inject`] | failures on demand |
+//! | [`inject`] | failures and losses on demand, of requests to MSHV and to KVM |
 //! | [`strictness`] | what the double insists on beyond what other programs do |
+//! | [`driver`] | in what Linux's drivers differ |
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod bytes;
 mod cpuid;
 mod device;
+pub mod driver;
 mod exits;
 mod hypercall;
 pub mod inject;
@@ -41,6 +44,7 @@ mod status;
 pub mod strictness;
 mod transport;
 mod vp;
+mod walk;
 mod xsave;
 
 /// Makes sure that the double's symbols are linked into a test. Call it before `/dev/mshv` is opened.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt as _;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
@@ -144,8 +145,17 @@ impl Memory {
 
     /// One byte of guest memory.
     pub(crate) fn byte(&self, gpa: u64) -> Option<u8> {
+        bytes::read(self.host_of(gpa)?).ok()
+    }
+
+    /// An aligned word of 64 bits.
+    pub(crate) fn word(&self, gpa: u64) -> Option<u64> {
+        bytes::read(self.host_of(gpa)?).ok()
+    }
+
+    fn host_of(&self, gpa: u64) -> Option<u64> {
         let region = self.region_at(gpa)?;
-        bytes::read(region.host + (gpa - region.first_page * PAGE_LEN_BYTES)).ok()
+        Some(region.host + (gpa - region.first_page * PAGE_LEN_BYTES))
     }
 
     /// Turns access tracking on or off. Off it goes only when every bit is set again.
@@ -346,7 +356,7 @@ struct ScannedRegion {
     categories: u64,
 }
 
-/// The first page that is neither present nor swapped out. A kernel that cannot tell finds none.
+/// The first page that is neither present nor swapped out. Kernels before Linux 6.7 are asked page by page.
 fn first_absent(pagemap: &File, start: u64, len_bytes: u64) -> Option<u64> {
     const PAGEMAP_SCAN: u64 = 0xC060_6610;
     const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
@@ -372,5 +382,23 @@ fn first_absent(pagemap: &File, start: u64, len_bytes: u64) -> Option<u64> {
             &raw const arguments,
         )
     };
+    if count < 0 {
+        return first_absent_entry(pagemap, start, len_bytes);
+    }
     (count > 0).then_some(found.start)
+}
+
+/// As `first_absent`, from the entries of the page map: a number of 64 bits for each page, of which bit 63 says present and bit 62 swapped out
+/// (Linux `Documentation/admin-guide/mm/pagemap.rst`). Entries that cannot be read say nothing.
+fn first_absent_entry(pagemap: &File, start: u64, len_bytes: u64) -> Option<u64> {
+    const ENTRY_LEN_BYTES: usize = 8;
+    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+    let pages = usize::try_from(len_bytes / PAGE_LEN_BYTES).ok()?;
+    let mut entries = vec![0; pages * ENTRY_LEN_BYTES];
+    let offset = start / PAGE_LEN_BYTES * ENTRY_LEN_BYTES as u64;
+    pagemap.read_exact_at(&mut entries, offset).ok()?;
+    let absent = entries
+        .chunks_exact(ENTRY_LEN_BYTES)
+        .position(|entry| bytes::u64_at(entry, 0) & PRESENT_OR_SWAPPED == 0)?;
+    Some(start + absent as u64 * PAGE_LEN_BYTES)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use kvm_bindings::{KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VmFd};
 use mshv_bindings::{
     HVCALL_ASSERT_VIRTUAL_INTERRUPT, HVCALL_GET_PARTITION_PROPERTY,
@@ -62,6 +63,7 @@ impl Partition {
     pub(crate) fn new(flags: u64) -> Result<Arc<Self>, Failure> {
         let kvm = Kvm::new()?;
         let vm = kvm.create_vm()?;
+        report_failed_emulation(&vm);
         let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
         let leaves = Leaves::new(&supported);
         let format = Format::new(leaves.as_slice());
@@ -200,4 +202,15 @@ impl Partition {
         state.properties.insert(code, value);
         Ok(())
     }
+}
+
+/// Asks KVM to report what it cannot emulate, in place of an undefined instruction in ring 3: it emulates a fetch from absent memory, which
+/// the hypervisor reports. Kernels before Linux 5.14 cannot, and tell ring 3.
+fn report_failed_emulation(vm: &VmFd) {
+    let mut capability = kvm_enable_cap {
+        cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+        ..kvm_enable_cap::default()
+    };
+    capability.args[0] = 1;
+    let _ = vm.enable_cap(&capability);
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::device;
-use crate::inject::{self, Request, Target};
+use crate::inject::{self, Request, Target, Verdict};
 use crate::partition::Partition;
 use crate::status::Failure;
 use crate::vp::Vp;
@@ -110,10 +110,9 @@ fn open_path(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
             number: inject::OPEN,
             hypercall: None,
         };
-        if let Some(errno) = inject::count(Target::Mshv, request) {
-            return fail(errno);
-        }
-        return answer(inject::uncounted(device::open));
+        return judged(Target::Mshv, request, || {
+            answer(inject::uncounted(device::open))
+        });
     }
     // SAFETY: the arguments are the caller's, unchanged.
     let result = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) };
@@ -164,18 +163,28 @@ pub unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: c_
     {
         return mshv(&object, number, argument);
     }
+    let pass_on = || {
+        // SAFETY: the arguments are the caller's, unchanged.
+        let result = unsafe { libc::syscall(libc::SYS_ioctl, descriptor, request, argument) };
+        c_int::try_from(result).unwrap_or(-1)
+    };
     if magic == KVM_MAGIC {
         let counted = Request {
             number,
             hypercall: None,
         };
-        if let Some(errno) = inject::count(Target::Kvm, counted) {
-            return fail(errno);
-        }
+        return judged(Target::Kvm, counted, pass_on);
     }
-    // SAFETY: the arguments are the caller's, unchanged.
-    let result = unsafe { libc::syscall(libc::SYS_ioctl, descriptor, request, argument) };
-    c_int::try_from(result).unwrap_or(-1)
+    pass_on()
+}
+
+/// Makes a request, unless the plan of this thread has something else in mind.
+fn judged(target: Target, request: Request, make: impl FnOnce() -> c_int) -> c_int {
+    match inject::judge(target, request) {
+        Verdict::Made => make(),
+        Verdict::Failed(errno) => fail(errno),
+        Verdict::Lost => 0,
+    }
 }
 
 fn mshv(object: &Object, number: u64, argument: u64) -> c_int {
@@ -183,14 +192,13 @@ fn mshv(object: &Object, number: u64, argument: u64) -> c_int {
         number,
         hypercall: crate::hypercall::code_of(number, argument),
     };
-    if let Some(errno) = inject::count(Target::Mshv, counted) {
-        return fail(errno);
-    }
-    answer(inject::uncounted(|| match object {
-        Object::Device => device::request(number, argument),
-        Object::Partition(partition) => Partition::request(partition, number, argument),
-        Object::Vp(vp) => vp.request(number, argument),
-    }))
+    judged(Target::Mshv, counted, || {
+        answer(inject::uncounted(|| match object {
+            Object::Device => device::request(number, argument),
+            Object::Partition(partition) => Partition::request(partition, number, argument),
+            Object::Vp(vp) => vp.request(number, argument),
+        }))
+    })
 }
 
 /// Referred to by whoever wants these symbols in its program.

@@ -18,6 +18,7 @@ use mshv_bindings::{
 use crate::bytes;
 use crate::cpuid::RESULT_LEN_BYTES;
 use crate::hypercall::{Call, ROOT_HVCALL, is_asynchronous};
+use crate::inject;
 use crate::msrs;
 use crate::partition::Partition;
 use crate::registers::{Group, Values, canonical, group_of, low, name};
@@ -160,7 +161,7 @@ impl Vp {
             let value = u128::from(bytes::u64_at(element, 16))
                 | u128::from(bytes::u64_at(element, 24)) << 64;
             let offered = self.partition.format().components();
-            state.set(register, value, offered)?;
+            state.set(register, inject::altered(register, value), offered)?;
             call.set_done(index + 1);
         }
         Ok(())

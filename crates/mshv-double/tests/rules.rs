@@ -3,142 +3,24 @@
 //! The sequence is the backend's own, with the crate that it uses; each test leaves out or changes one step.
 #![expect(unsafe_code, reason = "lends memory to a partition")]
 
-use std::io::Write as _;
+mod machine;
 
 use mshv_bindings::{
-    HV_STATUS_INVALID_PARTITION_STATE, HV_STATUS_INVALID_REGISTER_VALUE, hv_register_assoc,
-    hv_register_value, hv_u128, mshv_create_partition_v2, mshv_get_set_vp_state,
-    mshv_user_mem_region,
+    HV_STATUS_INVALID_PARTITION_STATE, HV_STATUS_INVALID_REGISTER_VALUE, mshv_user_mem_region,
 };
-use mshv_ioctls::{Mshv, MshvError, VcpuFd, VmFd};
+use mshv_ioctls::MshvError;
+
+use machine::{EXECUTABLE, Machine, WRITABLE, device, machine, partition};
 
 const CR0: u32 = 0x40000;
 const RIP: u32 = 0x20010;
-const CS: u32 = 0x60001;
 const INVALID_VP_REGISTER_VALUE: u32 = 0x8000_0020;
 const IO_PORT_INTERCEPT: u32 = 0x8001_0000;
 const GPA_INTERCEPT: u32 = 0x8000_0001;
 const SYNTHETIC_PROC_FEATURES: u32 = 0x10001;
-const WRITABLE: u8 = 1;
-const EXECUTABLE: u8 = 1 << 1;
-const XSAVE: u8 = 1;
-/// `out 0x10, al`.
-const PROGRAM: [u8; 2] = [0xE6, 0x10];
 
-#[repr(C, align(4096))]
-struct Page([u8; 4096]);
-
-/// A partition with a page of code at GPA 0, in real mode.
-struct Machine {
-    vcpu: VcpuFd,
-    partition: VmFd,
-    memory: Box<Page>,
-}
-
-/// Opens the double, or says why not.
-fn device() -> Option<Mshv> {
-    vellum_mshv_double::link();
-    match Mshv::new() {
-        Ok(device) => Some(device),
-        Err(error) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED on mshv-double, which needs /dev/kvm: {error}"
-            );
-            None
-        }
-    }
-}
-
-fn partition(device: &Mshv) -> VmFd {
-    let partition = device
-        .create_vm_with_args(&mshv_create_partition_v2::default())
-        .expect("a partition");
-    partition.initialize().expect("initialised");
-    partition
-}
-
-fn machine(device: &Mshv, flags: u8) -> Machine {
-    let partition = partition(device);
-    let vcpu = partition.create_vcpu(0).expect("a virtual processor");
-    let mut memory = Box::new(Page([0; 4096]));
-    memory.0[..PROGRAM.len()].copy_from_slice(&PROGRAM);
-    let machine = Machine {
-        vcpu,
-        partition,
-        memory,
-    };
-    machine
-        .partition
-        .map_user_memory(machine.region(flags))
-        .expect("mapped");
-    // CS of base 0 with the attributes of a reset.
-    let code = u128::from(0x009B_u16) << 112 | 0xFFFF << 64;
-    machine.set(&[(CS, code), (RIP, 0)]).expect("set");
-    machine
-}
-
-impl Machine {
-    fn region(&self, flags: u8) -> mshv_user_mem_region {
-        mshv_user_mem_region {
-            size: 4096,
-            guest_pfn: 0,
-            userspace_addr: (&raw const *self.memory).addr() as u64,
-            flags,
-            ..mshv_user_mem_region::default()
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the halves are asked for")]
-    fn set(&self, registers: &[(u32, u128)]) -> Result<(), MshvError> {
-        let list: Vec<_> = registers
-            .iter()
-            .map(|&(name, value)| hv_register_assoc {
-                name,
-                value: hv_register_value {
-                    reg128: hv_u128 {
-                        low_part: value as u64,
-                        high_part: (value >> 64) as u64,
-                    },
-                },
-                ..hv_register_assoc::default()
-            })
-            .collect();
-        self.vcpu.set_reg(&list)
-    }
-
-    /// What the backend does to the extended state before the first run.
-    fn reset_extended_state(&self) {
-        self.write_extended_state(|area| {
-            area[512..520].copy_from_slice(&3_u64.to_le_bytes());
-            area[..2].copy_from_slice(&0x037F_u16.to_le_bytes());
-            area[24..28].copy_from_slice(&0x1F80_u32.to_le_bytes());
-        })
-        .expect("written");
-    }
-
-    /// Reads the area, keeps XCOMP_BV and clears the rest, lets `edit` change it, writes it.
-    fn write_extended_state(&self, edit: impl FnOnce(&mut [u8])) -> Result<(), MshvError> {
-        let mut area = Box::new(Page([0; 4096]));
-        let mut request = mshv_get_set_vp_state {
-            type_: XSAVE,
-            buf_sz: 4096,
-            buf_ptr: area.0.as_mut_ptr().expose_provenance() as u64,
-            ..mshv_get_set_vp_state::default()
-        };
-        self.vcpu.get_vp_state_ioctl(&mut request)?;
-        let mut format = [0; 8];
-        format.copy_from_slice(&area.0[520..528]);
-        area.0.fill(0);
-        area.0[520..528].copy_from_slice(&format);
-        edit(&mut area.0);
-        request.buf_sz = 4096;
-        self.vcpu.set_vp_state_ioctl(&request)
-    }
-
-    fn message_of_run(&self) -> u32 {
-        self.vcpu.run().expect("runs").header.message_type
-    }
+fn message_of(machine: &Machine) -> u32 {
+    machine.vcpu.run().expect("runs").header.message_type
 }
 
 fn status(result: Result<(), MshvError>) -> Option<u32> {
@@ -165,7 +47,7 @@ fn a_machine_of_which_nothing_is_missing_runs() {
     let machine = machine(&device, WRITABLE | EXECUTABLE);
     machine.reset_extended_state();
     machine.set(&[(CR0, 0x10)]).expect("accepted");
-    assert_eq!(machine.message_of_run(), IO_PORT_INTERCEPT);
+    assert_eq!(message_of(&machine), IO_PORT_INTERCEPT);
 }
 
 #[test]
@@ -182,9 +64,9 @@ fn without_the_extension_type_bit_cr0_is_refused() {
 fn without_extended_state_nothing_runs() {
     let Some(device) = device() else { return };
     let machine = machine(&device, WRITABLE | EXECUTABLE);
-    assert_eq!(machine.message_of_run(), INVALID_VP_REGISTER_VALUE);
+    assert_eq!(message_of(&machine), INVALID_VP_REGISTER_VALUE);
     machine.reset_extended_state();
-    assert_eq!(machine.message_of_run(), IO_PORT_INTERCEPT);
+    assert_eq!(message_of(&machine), IO_PORT_INTERCEPT);
 }
 
 #[test]
@@ -229,7 +111,7 @@ fn registers_that_each_are_right_may_not_fit_together() {
     machine
         .set(&[(0x80001, 0x100), (0x40003, 1 << 5), (CR0, 0x8000_0011)])
         .expect("each is accepted");
-    assert_eq!(machine.message_of_run(), INVALID_VP_REGISTER_VALUE);
+    assert_eq!(message_of(&machine), INVALID_VP_REGISTER_VALUE);
 }
 
 #[test]
@@ -247,7 +129,7 @@ fn memory_that_is_not_executable_is_not_executed() {
     let Some(device) = device() else { return };
     let machine = machine(&device, WRITABLE);
     machine.reset_extended_state();
-    assert_eq!(machine.message_of_run(), GPA_INTERCEPT);
+    assert_eq!(message_of(&machine), GPA_INTERCEPT);
 }
 
 #[test]
@@ -316,7 +198,7 @@ fn memory_that_vanishes_from_a_mapped_range_is_noticed() {
     let Some(device) = device() else { return };
     let machine = machine(&device, WRITABLE | EXECUTABLE);
     machine.reset_extended_state();
-    assert_eq!(machine.message_of_run(), IO_PORT_INTERCEPT);
+    assert_eq!(message_of(&machine), IO_PORT_INTERCEPT);
     let address = (&raw const *machine.memory).cast_mut().cast();
     // SAFETY: the page belongs to this test, which reads no more from it; it reads as zeroes from then on.
     let result = unsafe { libc::madvise(address, 4096, libc::MADV_DONTNEED) };

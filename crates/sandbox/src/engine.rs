@@ -19,7 +19,7 @@ use idle::IdleVms;
 pub use kind::EngineKind;
 pub(crate) use kind::NoEngine;
 
-/// A hypervisor that is ready to make sandboxes. Cheap to clone; one per process is enough.
+/// A hypervisor, or the emulator, that is ready to make sandboxes. Cheap to clone; one per process is enough.
 ///
 /// ```no_run
 /// let engine = vellum_sandbox::Engine::new()?;
@@ -74,8 +74,11 @@ impl CowMode {
             capabilities.read_only_memory,
             // Where memory is pinned, a read-only mapping of an image is a private copy as well, and there is nothing to share.
             capabilities.host_discard,
+            // Where guests are interpreted the monitor is as well, and its part of a call depends on which pages were copied before: without it every
+            // call of a function costs the same instructions.
+            capabilities.instruction_counts,
         ) {
-            (Mmu::Nested, RingZero::Native, true, true) => Self::GuestSide,
+            (Mmu::Nested, RingZero::Native, true, true, false) => Self::GuestSide,
             _ => Self::HostSide,
         }
     }
@@ -93,11 +96,11 @@ pub struct EngineBuilder {
 /// Which hypervisor to use.
 #[derive(Clone, Debug, Default)]
 enum Choice {
-    /// The first of [`EngineKind::HARDWARE`] that works here.
-    #[default]
-    Hardware,
     /// The first of [`EngineKind::ALL`] that works here.
+    #[default]
     First,
+    /// The first of [`EngineKind::HARDWARE`] that works here.
+    Hardware,
     /// One of them and no other.
     Kind(EngineKind),
     /// One that the caller opened.
@@ -128,8 +131,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The hypervisor that the environment variable [`EngineKind::VARIABLE`] names, or the first that works when it is not set. For tests and
-    /// tools; nothing else in this crate looks at the environment.
+    /// The hypervisor that the environment variable [`EngineKind::VARIABLE`] names, or what was chosen before when it is not set. For tests and
+    /// tools: without this, the environment can forbid the last resort, and nothing else.
     #[must_use]
     pub fn chosen_by_environment(mut self) -> Self {
         if let Ok(name) = std::env::var(EngineKind::VARIABLE) {
@@ -138,17 +141,11 @@ impl EngineBuilder {
         self
     }
 
-    /// The emulator where there is no hypervisor, with one line on standard error that says so: for demonstrations, tests and a developer's
-    /// inner loop. It is not the default, because it still lacks instructions that a guest may use (all of x87), and because the host process
-    /// ends with it when a mapped file is truncated.
-    #[must_use]
-    pub fn or_emulator(mut self) -> Self {
-        self.choice = Choice::First;
-        self
-    }
-
     /// A hypervisor that runs guests on the processor, never the emulator, whatever was chosen before: what production wants, where a
-    /// machine without one is a mistake to be told about and not to be slow on. This is the default.
+    /// machine without one is a mistake to be told about and not to be slow on.
+    ///
+    /// Without it the emulator is the last resort where no hypervisor works, with one line on standard error and a warning of `tracing` that say
+    /// so, unless the environment forbids it ([`EngineKind::REQUIRE_HARDWARE_VARIABLE`]).
     #[must_use]
     pub fn require_hardware(mut self) -> Self {
         self.choice = Choice::Hardware;
@@ -176,7 +173,7 @@ impl EngineBuilder {
     /// [`ErrorKind::NoHypervisor`](crate::ErrorKind::NoHypervisor), which says what was tried, what is missing and what to do.
     pub fn build(self) -> Result<Engine, Error> {
         let hypervisor = match self.choice {
-            Choice::First => kind::open_first(&EngineKind::ALL),
+            Choice::First => kind::open_first(kind::permitted()),
             Choice::Hardware => kind::open_first(&EngineKind::HARDWARE),
             Choice::Kind(kind) => kind::open_first(&[kind]),
             Choice::Open(hypervisor) => Ok(hypervisor),
@@ -210,7 +207,9 @@ impl EngineBuilder {
 }
 
 impl Engine {
-    /// The hypervisor of this machine, with everything chosen to suit it.
+    /// The hypervisor of this machine, or the emulator where there is none, with everything chosen to suit it.
+    ///
+    /// It never ends at the emulator unseen: see [`EngineBuilder::require_hardware`] for the line that says so, and for how to forbid it.
     ///
     /// # Errors
     /// As [`EngineBuilder::build`].
@@ -244,6 +243,11 @@ impl Engine {
     /// The hypervisor's name, such as `kvm`.
     pub fn name(&self) -> &'static str {
         self.inner.hypervisor.name()
+    }
+
+    /// Which of the hypervisors that Vellum knows it is, by name; `None` for one that the caller brought.
+    pub fn kind(&self) -> Option<EngineKind> {
+        EngineKind::from_name(self.name())
     }
 
     /// What the hypervisor can do.

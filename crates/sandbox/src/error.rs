@@ -18,6 +18,7 @@ use crate::instance::ReachError;
 use crate::machine::BuildError;
 use crate::mapping::MappingError;
 use crate::memory::SpaceError;
+use crate::snapshot::OtherProcessor;
 use crate::store::StoreError;
 
 /// Why an operation failed. [`kind`](Error::kind) tells apart what a program can react to; `Display` tells a person, and
@@ -148,6 +149,8 @@ pub(crate) enum Failure {
         what: &'static str,
         than: &'static str,
     },
+    #[error(transparent)]
+    OtherProcessor(#[from] OtherProcessor),
     #[error("argument of {len_bytes} bytes; the limit is 4 GiB - 1")]
     ArgumentTooLarge { len_bytes: usize },
     #[error("guest function failed ({code}): {text}")]
@@ -262,7 +265,7 @@ impl Failure {
             }
             Self::UnknownFunction { .. } => ErrorKind::UnknownFunction,
             Self::Signature { .. } | Self::ResumeType { .. } => ErrorKind::TypeMismatch,
-            Self::Incompatible { .. } => ErrorKind::Incompatible,
+            Self::Incompatible { .. } | Self::OtherProcessor(_) => ErrorKind::Incompatible,
             Self::ArgumentTooLarge { .. } => ErrorKind::ArgumentTooLarge,
             Self::Guest { .. } => ErrorKind::GuestError,
             Self::Panic { .. } => ErrorKind::GuestPanic,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vellum_abi::function::Signature;
 use vellum_abi::value::{ValueRef, ValueType};
-use vellum_backend::Paused;
+use vellum_backend::{Meter, Paused};
 use vellum_layout::Gpa;
 
 use crate::builder::SandboxBuilder;
@@ -99,12 +99,7 @@ impl Sandbox {
         snapshot: &Arc<SnapshotData>,
         host: &HostFunctions,
     ) -> Result<Self, Failure> {
-        if !snapshot.runs_on(engine.model()) {
-            return Err(Failure::Incompatible {
-                what: "snapshot",
-                than: "cpu profile",
-            });
-        }
+        snapshot.check_runs_on(engine.model())?;
         let host = host.resolve(snapshot.image.imports())?;
         let mut instance = Instance::obtain(engine, snapshot)?;
         let control = Control::new(instance.vm().interrupter());
@@ -136,7 +131,7 @@ impl Sandbox {
     pub fn into_polling(self, polling: Polling) -> Result<Self, Error> {
         let processors = std::thread::available_parallelism();
         // The interpreter is a part of this program, whose accesses to guest memory must not race with the host's.
-        let is_interpreted = self.engine.name() == EngineKind::Emulator.name();
+        let is_interpreted = self.engine.kind() == Some(EngineKind::Emulator);
         if self.polling.is_some() || is_interpreted || processors.is_ok_and(|count| count.get() < 2)
         {
             return Ok(self);
@@ -233,13 +228,15 @@ impl Sandbox {
 
     /// Runs the guest's initialisation.
     pub(crate) fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
-        let _guard = options.begin(&self.control)?;
+        let _guard = options.begin(&self.control, || self.instance.vm().meter())?;
         self.health = Health::Dirty;
         #[expect(
             clippy::redundant_closure_for_method_calls,
             reason = "the method is not general enough in its lifetime"
         )]
-        self.session(Phase::Booting, |session| session.boot())?;
+        let booted = self.session(Phase::Booting, |session| session.boot());
+        self.unlimit();
+        booted?;
         self.health = Health::Ready;
         Ok(())
     }
@@ -253,6 +250,26 @@ impl Sandbox {
     /// What its guest has logged, counted and told without leaving, and what of it was lost.
     pub fn outbox_counts(&self) -> OutboxCounts {
         self.outbox.counts
+    }
+
+    /// Instructions that its VM has executed, where the engine counts them: the emulator does. The difference of two counts is what happened between them;
+    /// the same call on the same state gives the same one each time. A restore may take another VM, whose count begins at zero.
+    pub fn executed_instructions(&mut self) -> Option<u64> {
+        Some(self.instance.vm().meter()?.executed())
+    }
+
+    /// Starts to note which blocks of code the guest runs, and forgets what was noted before. `false` where the engine cannot: only the emulator does. A restore
+    /// may take another VM, which notes nothing.
+    pub fn trace_blocks(&mut self) -> bool {
+        let meter = self.instance.vm().meter();
+        meter.map(Meter::trace_blocks).is_some()
+    }
+
+    /// Instruction pointers at which the blocks begin that ran since [`trace_blocks`](Self::trace_blocks), each once, in ascending order: the coverage of
+    /// a guest. The monitor's own are among them, in the upper half of the address space.
+    pub fn traced_blocks(&mut self) -> Vec<u64> {
+        let meter = self.instance.vm().meter();
+        meter.map_or_else(Vec::new, |meter| meter.traced_blocks())
     }
 
     /// The engine that runs the sandbox.
@@ -372,14 +389,26 @@ impl Sandbox {
         options: &CallOptions,
         run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let _guard = options.begin(&self.control)?;
+        let guard = options.begin(&self.control, || self.instance.vm().meter())?;
         self.health = Health::Dirty;
         let result = self.session(phase, run);
+        if let Some(guard) = guard {
+            drop(guard);
+            self.unlimit();
+        }
         // A guest whose function failed idles again like one whose function returned.
         if matches!(result, Ok(_) | Err(Failure::Guest { .. })) {
             self.health = Health::Ready;
         }
         result
+    }
+
+    /// Lets the guest execute as many instructions as it likes again.
+    #[cold]
+    fn unlimit(&mut self) {
+        if let Some(meter) = self.instance.vm().meter() {
+            meter.limit(None);
+        }
     }
 
     #[inline]
@@ -475,9 +504,8 @@ impl Sandbox {
         if snapshot.data.config != base.config {
             return Err(incompatible("configuration of sandbox").into());
         }
-        if !snapshot.data.runs_on(self.engine.model()) {
-            return Err(incompatible("cpu profile").into());
-        }
+        let runs = snapshot.data.check_runs_on(self.engine.model());
+        runs.map_err(Failure::from)?;
         let is_base = Arc::ptr_eq(&snapshot.data, base);
         self.pause()?;
         let leaving = self.leaving();

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use vellum_backend::VcpuState;
 use vellum_backend::boot::{self, Amd64Machine, EntryPoint};
 use vellum_backend::cpuid::{CpuModel, CpuProfile};
-use vellum_backend::state::cr4;
+use vellum_backend::state::{Xcr0, cr4};
 use vellum_layout::amd64::user;
 use vellum_layout::{Gpa, GuestArch, GuestKind, Gva, PAGE_SIZE};
 
@@ -85,6 +85,51 @@ pub(crate) struct SnapshotData {
     pub(crate) tables: OnceLock<SharedTables>,
 }
 
+/// What a guest has that another engine's processor lacks. (Equal profiles do not say all: supervisor protection is the processor's, and not
+/// every processor offers all vector state.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OtherProcessor {
+    #[error(
+        "snapshot is one for the cpu profile {needed}, and this engine shows guests {offered}; choose one that both machines offer, with EngineBuilder::cpu_profile"
+    )]
+    Profile {
+        needed: &'static str,
+        offered: &'static str,
+    },
+    #[error(
+        "snapshot has vector state switched on that this processor lacks: XCR0 {missing:#x}; take it with a lower cpu profile"
+    )]
+    VectorState { missing: u64 },
+    #[error(
+        "snapshot has supervisor protection switched on that this processor lacks: CR4 {missing:#x}"
+    )]
+    Protection { missing: u64 },
+}
+
+impl OtherProcessor {
+    fn check(
+        profile: CpuProfile,
+        xcr0: Xcr0,
+        protection: u64,
+        model: &CpuModel,
+    ) -> Result<(), Self> {
+        if profile != model.profile {
+            return Err(Self::Profile {
+                needed: profile.name(),
+                offered: model.profile.name(),
+            });
+        }
+        let missing = xcr0.0 & !model.xcr0.0;
+        if missing != 0 {
+            return Err(Self::VectorState { missing });
+        }
+        match protection & !model.cr4_features {
+            0 => Ok(()),
+            missing => Err(Self::Protection { missing }),
+        }
+    }
+}
+
 /// What a guest was in the middle of when its snapshot was taken.
 #[derive(Debug)]
 pub(crate) struct Suspended {
@@ -144,13 +189,14 @@ impl SnapshotData {
         }
     }
 
-    /// Whether a processor of this model has what the guest's registers say is switched on. (Equal profiles do not say so: supervisor
-    /// protection is the processor's, and not every processor offers all vector state.)
-    pub(crate) fn runs_on(&self, model: &CpuModel) -> bool {
-        let protection = self.state.special.cr4 & (cr4::SMEP | cr4::SMAP);
-        self.profile == model.profile
-            && self.state.xcr0.0 & !model.xcr0.0 == 0
-            && protection & !model.cr4_features == 0
+    /// Checks that a processor of this model has what the guest's registers say is switched on. Supervisor protection of a user guest is no part
+    /// of its state: it gets what each processor has.
+    pub(crate) fn check_runs_on(&self, model: &CpuModel) -> Result<(), OtherProcessor> {
+        let protection = match self.space {
+            Space::User(_) => 0,
+            Space::Kernel { .. } => self.state.special.cr4 & cr4::SUPERVISOR_PROTECTION,
+        };
+        OtherProcessor::check(self.profile, self.state.xcr0, protection, model)
     }
 
     /// The geometry of a new sandbox.
@@ -297,3 +343,6 @@ pub(crate) fn user_space(image: &GuestImage, config: &Config) -> Result<UserSpac
     }));
     Ok(UserSpace::new(areas, segment_extents(image)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::{self, Write as _};
 
 use vellum_sandbox::{CowMode, Engine, ErrorKind, GuestImage, HostFunctions, Sandbox};
 
@@ -51,17 +52,24 @@ fn counted(run: impl FnOnce()) -> u64 {
     COUNT.get() - before
 }
 
+fn skip(cow: CowMode, reason: &str) {
+    // Written directly, because the harness hides what a passing test prints.
+    let _ = writeln!(io::stderr(), "SKIPPED {cow} copy-on-write: {reason}");
+}
+
 fn sandbox(cow: CowMode) -> Option<Sandbox> {
-    let engine = match Engine::builder().cow_mode(cow).build() {
+    // The emulator allocates as it decodes.
+    let builder = Engine::builder().require_hardware().cow_mode(cow);
+    let engine = match builder.build() {
         Ok(engine) => engine,
         Err(error) if error.kind() == ErrorKind::NoHypervisor => {
-            eprintln!("SKIPPED {cow} copy-on-write: {error:?}");
+            skip(cow, &format!("{error:?}"));
             return None;
         }
         Err(error) => panic!("{error:?}"),
     };
     if cow == CowMode::GuestSide && !engine.capabilities().read_only_memory {
-        eprintln!("SKIPPED {cow} copy-on-write: this hypervisor has no read-only memory");
+        skip(cow, "this hypervisor has no read-only memory");
         return None;
     }
     let host = HostFunctions::new()

@@ -10,7 +10,7 @@ use crate::host::Kvm;
 use crate::process::{self, progress};
 use crate::workspace::Workspace;
 
-/// What the JSON object holds at least; nanoseconds unless named otherwise.
+/// What the JSON object holds of a hypervisor at least; nanoseconds unless named otherwise.
 const FIGURES: [&str; 33] = [
     "floor_kvm_run_ns",
     "call_null_ns",
@@ -47,10 +47,31 @@ const FIGURES: [&str; 33] = [
     "kernel_per_sandbox_kib",
 ];
 
-/// Runs the table in release mode; `json` is where the figures go as well.
+/// What it holds of the emulator, with or without a hypervisor.
+const EMULATOR_FIGURES: [&str; 5] = [
+    "emulator_start_ns",
+    "emulator_call_null_ns",
+    "emulator_mips",
+    "emulator_mips_copy",
+    "emulator_mips_sse",
+];
+
+/// Arguments that choose other things than times.
+const UNTIMED: [&str; 3] = ["--counts", "--exact", "--profile"];
+
+/// Runs the table in release mode, and of the emulator alone where there is no hypervisor; `json` is where the figures go as well.
 pub(crate) fn run(workspace: &Workspace, json: Option<&Path>, args: &[String]) -> Result<()> {
-    if let Some(problem) = Kvm::probe().problem() {
-        bail!("the benchmark needs a hypervisor: {problem}");
+    let is_timed = !args.iter().any(|arg| UNTIMED.contains(&arg.as_str()));
+    let mut args = args.to_vec();
+    let mut required = Vec::new();
+    match Kvm::probe().problem() {
+        None if is_timed => required.extend(FIGURES),
+        None => {}
+        Some(problem) if is_timed => {
+            progress(&format!("SKIPPED all but the emulator: {problem}"));
+            args.push("--emulator".to_owned());
+        }
+        Some(problem) => bail!("this benchmark needs a hypervisor: {problem}"),
     }
     // A benchmark runs in its package's directory; the caller meant their own.
     let json = json
@@ -71,17 +92,49 @@ pub(crate) fn run(workspace: &Workspace, json: Option<&Path>, args: &[String]) -
     }
     command.args(args);
     process::run(&mut command).context("the benchmark did not finish")?;
+    let mut speed = Vec::new();
+    if is_timed {
+        speed = emulator_speed(workspace)?;
+        required.extend(EMULATOR_FIGURES);
+    }
     let Some(json) = json else { return Ok(()) };
-    let text =
-        fs::read_to_string(&json).with_context(|| format!("could not read {}", json.display()))?;
-    let required = if args.iter().any(|arg| arg == "--counts") {
-        &[]
-    } else {
-        &FIGURES[..]
+    let complete = || -> Result<usize> {
+        let text = with_figures(&fs::read_to_string(&json)?, speed)?;
+        let count = check_figures(&text, &required)?;
+        fs::write(&json, text)?;
+        Ok(count)
     };
-    let count = check_figures(&text, required).with_context(|| format!("in {}", json.display()))?;
+    let count = complete().with_context(|| format!("in {}", json.display()))?;
     progress(&format!("{count} figures in {}", json.display()));
     Ok(())
+}
+
+/// How fast the emulator carries out its loops: names and numbers.
+fn emulator_speed(workspace: &Workspace) -> Result<Vec<(String, f64)>> {
+    let mut command = workspace.cargo();
+    command.args(["bench", "--package", "vellum-emulator", "--bench", "speed"]);
+    let mut figures = Vec::new();
+    let passed = process::run_inspected(&mut command, |line| figures.extend(named_number(line)))?;
+    if !passed {
+        bail!("the benchmark of the emulator did not finish");
+    }
+    Ok(figures)
+}
+
+/// A line of a name and a number.
+fn named_number(line: &str) -> Option<(String, f64)> {
+    let (name, number) = line.split_once(' ')?;
+    Some((name.to_owned(), number.parse().ok()?))
+}
+
+/// The object with more figures in it.
+fn with_figures(text: &str, figures: Vec<(String, f64)>) -> Result<String> {
+    let mut value: Value = serde_json::from_str(text).context("the figures are not JSON")?;
+    let object = value
+        .as_object_mut()
+        .context("the figures are not a JSON object")?;
+    object.extend(figures.into_iter().map(|(name, it)| (name, it.into())));
+    Ok(format!("{value:#}\n"))
 }
 
 /// Checks that the text is a flat object of numbers with every required figure; returns how many it holds.
@@ -123,6 +176,15 @@ mod tests {
             check_figures(&Value::from(figures).to_string(), &FIGURES).unwrap(),
             FIGURES.len() + 1
         );
+    }
+
+    #[test]
+    fn lines_of_the_emulator_are_figures_beside_the_others() {
+        let lines = ["emulator_mips 71.5", "running 0 tests", "", "emulator_mips"];
+        let figures: Vec<_> = lines.into_iter().filter_map(named_number).collect();
+        assert_eq!(figures, [("emulator_mips".to_owned(), 71.5)]);
+        let text = with_figures(r#"{"a_ns": 1.25}"#, figures).unwrap();
+        assert_eq!(check_figures(&text, &["a_ns", "emulator_mips"]).unwrap(), 2);
     }
 
     #[test]

@@ -6,13 +6,14 @@
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use self::table::Table;
-use super::vm_test;
+use super::mshv;
+use super::vm_test::{self, Boot};
 use crate::process::{self, heading, progress};
 use crate::workspace::Workspace;
 
@@ -34,20 +35,33 @@ enum Engine {
     Kvm,
     /// KVM on an emulated machine with SVM.
     KvmInQemu,
+    /// The machine's own `/dev/mshv`.
+    Mshv,
     /// The MSHV backend on the double of its device.
     MshvDouble,
+    /// The same on KVM on an emulated machine with SVM.
+    MshvDoubleInQemu,
     /// The emulator.
     Emulator,
 }
 
 impl Engine {
-    const ALL: [Self; 4] = [Self::Kvm, Self::KvmInQemu, Self::MshvDouble, Self::Emulator];
+    const ALL: [Self; 6] = [
+        Self::Kvm,
+        Self::KvmInQemu,
+        Self::Mshv,
+        Self::MshvDouble,
+        Self::MshvDoubleInQemu,
+        Self::Emulator,
+    ];
 
     fn column(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::KvmInQemu => "kvm-in-qemu",
+            Self::Mshv => "mshv",
             Self::MshvDouble => "mshv-double",
+            Self::MshvDoubleInQemu => "mshv-double-in-qemu",
             Self::Emulator => "emulator",
         }
     }
@@ -55,8 +69,12 @@ impl Engine {
     /// The package whose test program `conformance` runs the suite on the engine, from the root.
     fn package(self) -> (&'static str, &'static str) {
         match self {
-            Self::Kvm | Self::KvmInQemu => ("vellum-conformance", "crates/conformance"),
-            Self::MshvDouble => ("vellum-mshv-double", "crates/mshv-double"),
+            Self::Kvm | Self::KvmInQemu | Self::Mshv => {
+                ("vellum-conformance", "crates/conformance")
+            }
+            Self::MshvDouble | Self::MshvDoubleInQemu => {
+                ("vellum-mshv-double", "crates/mshv-double")
+            }
             Self::Emulator => ("vellum-emulator", "crates/emulator"),
         }
     }
@@ -69,8 +87,17 @@ impl Engine {
             bail!("{directory} has no test program named conformance");
         }
         match self {
-            Self::KvmInQemu => vm_test::checks(workspace, package),
-            Self::Kvm | Self::MshvDouble | Self::Emulator => here(workspace, package),
+            Self::KvmInQemu => vm_test::checks(workspace, Boot::Nested, package),
+            Self::MshvDoubleInQemu => vm_test::checks(workspace, Boot::Mshv, package),
+            Self::Mshv => {
+                ensure!(
+                    Path::new(mshv::DEVICE).exists(),
+                    "{} does not exist; no machine of that kind has run this yet",
+                    mshv::DEVICE
+                );
+                here(workspace, package, Some("mshv"))
+            }
+            Self::Kvm | Self::MshvDouble | Self::Emulator => here(workspace, package, None),
         }
     }
 }
@@ -109,7 +136,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 /// Runs a package's test program on this machine. That a test fails shows in its line.
-fn here(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+fn here(workspace: &Workspace, package: &str, engine: Option<&str>) -> Result<Vec<String>> {
     let report: PathBuf = workspace
         .target_dir()
         .join(format!("{package}-conformance.txt"));
@@ -119,6 +146,9 @@ fn here(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
     command
         .args(["test", "--package", package, "--test", "conformance"])
         .env(REPORT_VARIABLE, &report);
+    if let Some(engine) = engine {
+        command.env(super::demo::ENGINE_VARIABLE, engine);
+    }
     let passed = process::run_inspected(&mut command, |_| ())?;
     let text = fs::read_to_string(&report)
         .with_context(|| format!("could not read {}", report.display()))?;

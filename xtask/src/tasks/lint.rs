@@ -7,18 +7,20 @@ use anyhow::{Result, bail};
 use crate::host::MDBOOK;
 use crate::process::{self, heading, progress};
 use crate::rules;
+use crate::tasks::other_arch;
 use crate::workspace::Workspace;
 
 type Stage = fn(&Workspace) -> Result<()>;
 
 /// Every check that needs no test run, in order of cost.
-const STAGES: [(&str, Stage); 6] = [
+const STAGES: [(&str, Stage); 7] = [
     ("house rules", rules::check),
     ("format", check_format),
     ("clippy", check_clippy),
     ("documentation", check_documentation),
     ("memory map", rules::check_memory_map),
     ("book", build_book),
+    ("another architecture", other_arch::check),
 ];
 
 /// Runs every stage even after a failed one, so that one run shows everything that is wrong.

@@ -13,6 +13,8 @@ use crate::process::{self, heading, progress};
 use crate::tasks::test::Totals;
 use crate::workspace::Workspace;
 
+/// The device of a real machine.
+pub(crate) const DEVICE: &str = "/dev/mshv";
 /// The package with the double, and the file name of its shared library.
 const DOUBLE_PACKAGE: &str = "vellum-mshv-double";
 const DOUBLE_LIBRARY: &str = "libvellum_mshv_double.so";
@@ -25,7 +27,7 @@ const KNOWN_FAILURE: &str = "ioctls::device::tests::test_create_device";
 
 /// Parts of the sandbox's VM tests that run on the double, chosen so that every part of the backend is used and the whole takes about a
 /// minute. The rest counts KVM's system calls, forks, or takes long where each exit costs three entries.
-const DOUBLE_TESTS: [(&str, &[&str]); 3] = [
+pub(crate) const DOUBLE_TESTS: [(&str, &[&str]); 3] = [
     (
         "vm",
         &[
@@ -45,12 +47,15 @@ const DOUBLE_TESTS: [(&str, &[&str]); 3] = [
 ];
 
 /// On a machine of the kind everything runs but what is about KVM alone.
-const MACHINE_TESTS: [(&str, &[&str]); 4] = [
+const MACHINE_TESTS: [(&str, &[&str]); 5] = [
+    (CONFORMANCE, &[]),
     ("vm", &[]),
     ("mappings", &[]),
     ("kernels", &[]),
     ("store", &[]),
 ];
+/// The suite that every engine must pass.
+const CONFORMANCE: &str = "conformance";
 /// Tests that hold for KVM alone, by a part of their names: they count its system calls, demand its interrupt controllers, or expect a file that
 /// becomes shorter to lose pages that a guest has mapped, which are pinned over MSHV.
 const OF_KVM_ALONE: [&str; 5] = [
@@ -64,33 +69,42 @@ const OF_KVM_ALONE: [&str; 5] = [
 /// Options of `mshv-test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Run on this machine's own /dev/mshv instead of the double, with all suites.
+    /// Run on this machine's own /dev/mshv instead of the double: the suite that every engine must pass, and all tests of the sandbox.
     #[arg(long)]
     machine: bool,
 }
 
 /// What the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tier {
+pub(crate) enum Tier {
     Double,
     Machine,
 }
 
 impl Tier {
+    /// What the tests call their engine.
     const fn label(self) -> &'static str {
         match self {
             Self::Double => "mshv-double",
             Self::Machine => "mshv",
         }
     }
+
+    /// Variables that make a test program use MSHV, and say so.
+    pub(crate) const fn environment(self) -> [(&'static str, &'static str); 2] {
+        [
+            ("VELLUM_ENGINE", "mshv"),
+            ("VELLUM_TEST_ENGINE_LABEL", self.label()),
+        ]
+    }
 }
 
-/// Runs the sandbox's tests, and on a machine the conformance suite's.
+/// Runs the sandbox's tests, on a machine all of them and the suite that every engine must pass.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let totals = if options.machine {
         ensure!(
-            Path::new("/dev/mshv").exists(),
-            "/dev/mshv does not exist; this needs linux as the root partition of microsoft's hypervisor"
+            Path::new(DEVICE).exists(),
+            "{DEVICE} does not exist; this needs linux as the root partition of microsoft's hypervisor"
         );
         run_tier(workspace, Tier::Machine, None)?
     } else {
@@ -105,6 +119,12 @@ pub(crate) fn run_on_double(workspace: &Workspace, report: Option<&Path>) -> Res
     run_tier(workspace, Tier::Double, report)
 }
 
+/// The tests that `filters` select, without those that hold for KVM alone.
+pub(crate) fn arguments<'a>(filters: &[&'a str]) -> Vec<&'a str> {
+    let skipped = OF_KVM_ALONE.into_iter().flat_map(|test| ["--skip", test]);
+    filters.iter().copied().chain(skipped).collect()
+}
+
 fn run_tier(workspace: &Workspace, tier: Tier, report: Option<&Path>) -> Result<Totals> {
     let suites: &[(&str, &[&str])] = match tier {
         Tier::Double => &DOUBLE_TESTS,
@@ -116,18 +136,19 @@ fn run_tier(workspace: &Workspace, tier: Tier, report: Option<&Path>) -> Result<
     };
     let mut totals = Totals::default();
     for (suite, filters) in suites {
+        let package = match *suite {
+            CONFORMANCE => "conformance",
+            _ => "sandbox",
+        };
+        let name = format!("vellum-{package}");
         let mut cargo = workspace.cargo();
-        cargo.args(["test", "--package", "vellum-sandbox", "--test", suite]);
+        cargo.args(["test", "--package", &name, "--test", suite]);
         let program = executable(&mut cargo)?;
         let mut command = Command::new(program);
         command
-            .current_dir(workspace.root().join("crates/sandbox"))
-            .args(*filters)
-            .env("VELLUM_ENGINE", "mshv")
-            .env("VELLUM_TEST_ENGINE_LABEL", tier.label());
-        for test in OF_KVM_ALONE {
-            command.args(["--skip", test]);
-        }
+            .current_dir(workspace.root().join("crates").join(package))
+            .args(arguments(filters))
+            .envs(tier.environment());
         if let Some(double) = &double {
             command.env("LD_PRELOAD", double);
         }
@@ -181,7 +202,8 @@ fn verdict(totals: &Totals) -> Result<()> {
     Ok(())
 }
 
-fn build_double(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the shared library of the double.
+pub(crate) fn build_double(workspace: &Workspace) -> Result<PathBuf> {
     process::run(
         workspace
             .cargo()

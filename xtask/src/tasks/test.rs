@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace, engine: Option<&str>) -> Result<()> {
     let outcome = run_tests(workspace, kvm_problem.as_deref(), engine)?;
 
     heading("summary");
-    print!("{}", outcome.engines.table(kvm_problem.as_deref()));
+    print!("{}", outcome.engines.table(engine, kvm_problem.as_deref()));
     println!("{}", outcome.totals);
     let error = outcome.error();
     let parts = [

@@ -22,7 +22,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 pub(crate) use self::boots::Boot;
@@ -37,6 +37,9 @@ use crate::workspace::Workspace;
 
 /// Time for a boot with all its steps, about three times what they take on two busy processors.
 const TIME_LIMIT_SECONDS: u64 = 600;
+
+/// The test program that holds an engine to what every engine must do.
+const SUITE: &str = "conformance";
 
 /// What to run inside.
 #[derive(Args, Clone, Debug)]
@@ -54,6 +57,9 @@ pub(crate) struct Options {
     /// Only the tests of this package, and neither demo nor benchmark; may be given more than once.
     #[arg(long, value_name = "NAME", conflicts_with = "bench")]
     package: Vec<String>,
+    /// Only the test program of this name, and neither demo nor benchmark.
+    #[arg(long, value_name = "NAME", conflicts_with = "bench")]
+    suite: Option<String>,
     /// Not the tests, but the benchmark, on a machine that counts instructions: prints how many each operation takes.
     #[arg(long, conflicts_with_all = ["only", "filter"])]
     bench: bool,
@@ -77,6 +83,7 @@ impl Default for Options {
             only: Vec::new(),
             filter: None,
             package: Vec::new(),
+            suite: None,
             bench: false,
             check: false,
             bless: false,
@@ -126,12 +133,13 @@ fn obtain(workspace: &Workspace) -> Result<Platform> {
     packages::obtain(&workspace.target_dir().join("vm-test")).context("vm-test cannot run here")
 }
 
-/// Runs the suite that every engine must pass on the machine that is most like hardware, and returns a line for each of its checks.
-pub(crate) fn checks(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+/// Runs the suite that every engine must pass, as `package` has it, in one boot, and returns a line for each of its checks.
+pub(crate) fn checks(workspace: &Workspace, boot: Boot, package: &str) -> Result<Vec<String>> {
     let platform = obtain(workspace)?;
     let options = Options {
-        only: vec![Boot::Nested],
+        only: vec![boot],
         package: vec![package.to_owned()],
+        suite: Some(SUITE.to_owned()),
         ..Options::default()
     };
     let outcomes = boot_all(workspace, &platform, &options)?;
@@ -151,7 +159,7 @@ fn logs(workspace: &Workspace) -> PathBuf {
 }
 
 fn boot_all(workspace: &Workspace, platform: &Platform, options: &Options) -> Result<Vec<Outcome>> {
-    let programs = programs::build(workspace, &options.package)?;
+    let programs = programs::build(workspace, &options.package, options.suite.as_deref())?;
     let contents = Contents::collect(platform, &programs)?;
     let directory = workspace.target_dir().join("vm-test");
     let logs = logs(workspace);
@@ -161,8 +169,11 @@ fn boot_all(workspace: &Workspace, platform: &Platform, options: &Options) -> Re
         if !options.only.is_empty() && !options.only.contains(&boot) {
             continue;
         }
-        heading(&format!("vm-test: {}", boot.name()));
         let steps = boot.steps(&programs, options.filter.as_deref());
+        if steps.is_empty() {
+            continue;
+        }
+        heading(&format!("vm-test: {}", boot.name()));
         let initramfs = directory.join(format!("{}.cpio", boot.name()));
         fs::write(&initramfs, contents.initramfs(boot, &steps))
             .with_context(|| format!("could not write {}", initramfs.display()))?;
@@ -182,6 +193,7 @@ fn boot_all(workspace: &Workspace, platform: &Platform, options: &Options) -> Re
         }
         outcomes.push(outcome);
     }
+    ensure!(!outcomes.is_empty(), "there is nothing to run");
     Ok(outcomes)
 }
 
@@ -230,8 +242,7 @@ fn summary(outcomes: &[Outcome], logs: &Path) -> Result<()> {
     for outcome in outcomes {
         heading(&format!("vm-test: summary of {}", outcome.boot.name()));
         let engines = EngineReport::new("", &outcome.transcript.engines);
-        let why_nothing = (!outcome.boot.has_hypervisor()).then_some("no hypervisor, as intended");
-        print!("{}", engines.table(why_nothing));
+        print!("{}", engines.table(None, outcome.boot.why_not_on_kvm()));
         println!("{}", verdict::totals(outcome));
         let problems = outcome.problems();
         for problem in &problems {

@@ -43,3 +43,14 @@ fn the_pages_of_a_forgotten_range_are_not_taken() {
     collected.forget(GpaRange::literal(page(2), 3 * vellum_layout::PAGE_SIZE));
     assert_eq!(taken(&mut collected), [0, 1, 5, 6, 7].map(page).into());
 }
+
+#[test]
+fn a_bit_of_a_bitmap_stands_for_a_page_of_its_range() {
+    let range = GpaRange::literal(page(10), 100 * vellum_layout::PAGE_SIZE);
+    let mut collected = Collected::new();
+    // The bitmap is longer than the range.
+    collected.push_bits(range, vec![1 | 1 << 63, 1 << 35 | 1 << 36 | 1 << 63]);
+    assert_eq!(taken(&mut collected), [10, 73, 109].map(page).into());
+    collected.push_bits(range, vec![0, 0]);
+    assert_eq!(taken(&mut collected), BTreeSet::new());
+}

@@ -10,7 +10,7 @@ mod vcpu;
 mod vm;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -18,8 +18,10 @@ use kvm_bindings::{
 use kvm_ioctls::Cap;
 
 use crate::cpuid::{self, CpuModel, CpuProfile, CpuidLeaf};
+use crate::derived::Derived;
 use crate::hypervisor::{Hypervisor, VmConfig};
 use crate::probe;
+use crate::refusal::Refusal;
 use crate::vm::{Capabilities, Mmu, RingZero, Vm, VmError};
 
 pub use vm::KvmVm;
@@ -43,7 +45,7 @@ pub struct Kvm {
 struct Inner {
     device: kvm_ioctls::Kvm,
     capabilities: Capabilities,
-    encoded: EncodedModel,
+    encoded: Derived<CpuId>,
     /// Only kept.
     _standby: Option<Standby>,
 }
@@ -71,27 +73,11 @@ impl Standby {
     }
 }
 
-/// The model of the last VM in KVM's own form: the VMs of an engine share one, and it is encoded once.
-#[derive(Debug, Default)]
-struct EncodedModel(Mutex<Option<(Arc<CpuModel>, Arc<CpuId>)>>);
-
-impl EncodedModel {
-    fn of(&self, model: &Arc<CpuModel>) -> Result<Arc<CpuId>, VmError> {
-        // Whoever panicked while it held the lock left a whole value or none.
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, cpuid)) = last.as_ref()
-            && Arc::ptr_eq(known, model)
-        {
-            return Ok(cpuid.clone());
-        }
-        let entries: Vec<kvm_cpuid_entry2> = model.leaves.iter().map(leaf_to_kvm).collect();
-        let cpuid = CpuId::from_entries(&entries).map_err(|_| {
-            VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput)
-        })?;
-        let cpuid = Arc::new(cpuid);
-        *last = Some((model.clone(), cpuid.clone()));
-        Ok(cpuid)
-    }
+/// A model in KVM's own form.
+fn encode(model: &CpuModel) -> Result<CpuId, VmError> {
+    let entries: Vec<kvm_cpuid_entry2> = model.leaves.iter().map(leaf_to_kvm).collect();
+    CpuId::from_entries(&entries)
+        .map_err(|_| VmError::hypervisor("building the cpuid table", io::ErrorKind::InvalidInput))
 }
 
 impl Kvm {
@@ -100,8 +86,7 @@ impl Kvm {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open() -> Result<Self, OpenError> {
-        let device =
-            kvm_ioctls::Kvm::new().map_err(|error| OpenError::from_errno(error.errno()))?;
+        let device = kvm_ioctls::Kvm::new().map_err(|error| Refusal::of(error.errno()))?;
         let version = device.get_api_version();
         if version != API_VERSION {
             return Err(OpenError::ApiVersion { version });
@@ -116,17 +101,12 @@ impl Kvm {
             inner: Arc::new(Inner {
                 device,
                 capabilities: asked,
-                encoded: EncodedModel::default(),
+                encoded: Derived::default(),
                 _standby: None,
             }),
         };
         let probed = probe::run(&unprobed).map_err(OpenError::Probe)?;
-        let capabilities = Capabilities {
-            mmu: probed.mmu,
-            ring_zero: probed.ring_zero,
-            two_level_paging: probed.two_level_paging,
-            ..unprobed.capabilities().clone()
-        };
+        let capabilities = probed.correct(unprobed.capabilities());
         let device = Arc::into_inner(unprobed.inner)
             .ok_or(OpenError::MissingCapability { name: "probe" })?
             .device;
@@ -135,7 +115,7 @@ impl Kvm {
             inner: Arc::new(Inner {
                 device,
                 capabilities,
-                encoded: EncodedModel::default(),
+                encoded: Derived::default(),
                 _standby: standby,
             }),
         })
@@ -168,7 +148,7 @@ impl Kvm {
     /// # Errors
     /// [`VmError::Hypervisor`]; everything made so far is released.
     pub fn create_vm(&self, config: &VmConfig) -> Result<KvmVm, VmError> {
-        let cpuid = self.inner.encoded.of(&config.model)?;
+        let cpuid = self.inner.encoded.of(&config.model, encode)?;
         KvmVm::create(&self.inner.device, &self.inner.capabilities, &cpuid, config)
     }
 }
@@ -226,12 +206,12 @@ pub enum OpenError {
     Probe(#[source] VmError),
 }
 
-impl OpenError {
-    fn from_errno(errno: i32) -> Self {
-        match errno {
-            libc::ENOENT | libc::ENXIO | libc::ENODEV => Self::Absent,
-            libc::EACCES | libc::EPERM => Self::Permission,
-            other => Self::Io(io::Error::from_raw_os_error(other)),
+impl From<Refusal> for OpenError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Absent => Self::Absent,
+            Refusal::Permission => Self::Permission,
+            Refusal::Other(error) => Self::Io(error),
         }
     }
 }
@@ -259,6 +239,7 @@ fn asked_capabilities(device: &kvm_ioctls::Kvm) -> Capabilities {
         msr_reset: false,
         host_discard: true,
         two_level_paging: true,
+        instruction_counts: false,
     }
 }
 

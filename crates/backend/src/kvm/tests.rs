@@ -12,37 +12,9 @@ fn a_refused_open_says_what_to_do() {
         (libc::EPERM, "add the user to group kvm"),
     ];
     for (errno, advice) in cases {
-        let error = OpenError::from_errno(errno);
+        let error = OpenError::from(Refusal::of(errno));
         assert!(error.to_string().contains(advice), "{errno}: {error}");
         assert!(error.source().is_none(), "{errno}");
-    }
-}
-
-#[test]
-fn absence_and_permission_are_told_apart() {
-    for errno in [libc::ENOENT, libc::ENXIO, libc::ENODEV] {
-        assert!(
-            matches!(OpenError::from_errno(errno), OpenError::Absent),
-            "{errno}"
-        );
-    }
-    for errno in [libc::EACCES, libc::EPERM] {
-        assert!(
-            matches!(OpenError::from_errno(errno), OpenError::Permission),
-            "{errno}"
-        );
-    }
-}
-
-#[test]
-fn any_other_refusal_keeps_its_cause() {
-    for errno in [libc::EMFILE, libc::ENOMEM, libc::EBUSY] {
-        let error = OpenError::from_errno(errno);
-        let OpenError::Io(source) = &error else {
-            panic!("{errno}: {error:?}");
-        };
-        assert_eq!(source.raw_os_error(), Some(errno));
-        assert!(error.source().is_some(), "{errno}");
     }
 }
 
@@ -120,29 +92,11 @@ fn a_model_with_more_leaves_than_kvm_takes_is_refused() {
         xcr0: crate::state::Xcr0::RESET,
         cr4_features: 0,
     };
-    let encode = |count| EncodedModel::default().of(&Arc::new(of_leaves(count)));
+    let encode = |count| encode(&of_leaves(count));
     assert!(encode(KVM_MAX_CPUID_ENTRIES).is_ok());
     let result = encode(1 << 24);
     assert!(
         matches!(result, Err(VmError::Hypervisor { .. })),
         "{result:?}"
     );
-}
-
-#[test]
-fn a_model_is_encoded_once_for_all_vms_that_share_it() {
-    let model = |profile| {
-        Arc::new(CpuModel {
-            profile,
-            leaves: vec![leaf_from_kvm(&kvm_cpuid_entry2::default())],
-            xcr0: crate::state::Xcr0::RESET,
-            cr4_features: 0,
-        })
-    };
-    let (first, second) = (model(CpuProfile::V1), model(CpuProfile::V2));
-    let encoded = EncodedModel::default();
-    let of_first = encoded.of(&first).expect("encoded");
-    assert!(Arc::ptr_eq(&of_first, &encoded.of(&first).expect("known")));
-    let of_second = encoded.of(&second).expect("encoded");
-    assert!(!Arc::ptr_eq(&of_first, &of_second));
 }

@@ -191,16 +191,7 @@ impl KvmVm {
                 .vm
                 .get_dirty_log(slot.number, len)
                 .map_err(|error| VmError::hypervisor("KVM_GET_DIRTY_LOG", error))?;
-            for (first, word) in (0_u64..).step_by(64).zip(words) {
-                let mut rest = word;
-                while rest != 0 {
-                    let page = first + u64::from(rest.trailing_zeros());
-                    rest &= rest - 1;
-                    if let Some(page) = self.slots.page(slot.number, page) {
-                        self.collected.push(page);
-                    }
-                }
-            }
+            self.collected.push_bits(slot.gpa, words);
         }
         Ok(())
     }
@@ -413,11 +404,7 @@ impl Vm for KvmVm {
         let Pending::Input(width) = self.pending else {
             return Err(VmError::NoPendingInput);
         };
-        let len_bytes = match width {
-            IoWidth::Byte => 1,
-            IoWidth::Word => 2,
-            IoWidth::Dword => 4,
-        };
+        let len_bytes = width.len_bytes();
         let run = self.vcpu.get_kvm_run();
         // SAFETY: the last exit was KVM_EXIT_IO, so that member of the union is the one that is set.
         let offset = unsafe { run.__bindgen_anon_1.io.data_offset };

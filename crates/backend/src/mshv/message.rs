@@ -156,11 +156,7 @@ fn next_rip(message: &Message) -> u64 {
 }
 
 const fn mask(width: IoWidth) -> u32 {
-    match width {
-        IoWidth::Byte => 0xFF,
-        IoWidth::Word => 0xFFFF,
-        IoWidth::Dword => 0xFFFF_FFFF,
-    }
+    u32::MAX >> (32 - 8 * width.len_bytes())
 }
 
 #[expect(

@@ -19,11 +19,13 @@ mod vm;
 mod xsave;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::cpuid::{CpuModel, CpuProfile, CpuidLeaf};
+use crate::derived::Derived;
 use crate::hypervisor::{Hypervisor, VmConfig};
 use crate::probe;
+use crate::refusal::Refusal;
 use crate::vm::{Capabilities, Mmu, RingZero, Vm, VmError};
 
 use registers::Register;
@@ -41,7 +43,8 @@ struct Inner {
     device: mshv_ioctls::Mshv,
     capabilities: Capabilities,
     machine: Machine,
-    overrides: Overrides,
+    /// The leaves to be registered for a model.
+    overrides: Derived<Vec<CpuidLeaf>>,
 }
 
 /// What a fresh virtual processor of this machine says about all of them.
@@ -53,51 +56,24 @@ struct Machine {
     resettable: Vec<Register>,
 }
 
-/// The leaves to be registered for the model of the last VM: the VMs of an engine share one.
-#[derive(Debug, Default)]
-struct Overrides(Mutex<Option<CachedOverrides>>);
-
-type CachedOverrides = (Arc<CpuModel>, Arc<[CpuidLeaf]>);
-
-impl Overrides {
-    fn of(&self, model: &Arc<CpuModel>, offered: &[CpuidLeaf]) -> Arc<[CpuidLeaf]> {
-        // Whoever panicked while it held the lock left a whole value or none.
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, leaves)) = last.as_ref()
-            && Arc::ptr_eq(known, model)
-        {
-            return leaves.clone();
-        }
-        let leaves: Arc<[CpuidLeaf]> = cpuid::overrides(model, offered).into();
-        *last = Some((model.clone(), leaves.clone()));
-        leaves
-    }
-}
-
 impl Mshv {
     /// Opens `/dev/mshv` and probes it, by looking at a fresh virtual processor and by running a guest of a few instructions.
     ///
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open() -> Result<Self, OpenError> {
-        let device =
-            mshv_ioctls::Mshv::new().map_err(|error| OpenError::from_errno(error.errno()))?;
+        let device = mshv_ioctls::Mshv::new().map_err(|error| Refusal::of(error.errno()))?;
         let machine = vm::inspect(&device).map_err(OpenError::Probe)?;
         let unprobed = Self {
             inner: Arc::new(Inner {
                 device,
                 capabilities: assumed_capabilities(),
                 machine,
-                overrides: Overrides::default(),
+                overrides: Derived::default(),
             }),
         };
         let probed = probe::run(&unprobed).map_err(OpenError::Probe)?;
-        let capabilities = Capabilities {
-            mmu: probed.mmu,
-            ring_zero: probed.ring_zero,
-            two_level_paging: probed.two_level_paging,
-            ..assumed_capabilities()
-        };
+        let capabilities = probed.correct(&assumed_capabilities());
         let Ok(inner) = Arc::try_unwrap(unprobed.inner) else {
             return Err(OpenError::Io(io::ErrorKind::ResourceBusy.into()));
         };
@@ -133,7 +109,10 @@ impl Mshv {
     /// [`VmError::Hypervisor`], also for interrupt controllers, of which this backend has none; everything made so far is released.
     pub fn create_vm(&self, config: &VmConfig) -> Result<MshvVm, VmError> {
         let inner = &self.inner;
-        let leaves = inner.overrides.of(&config.model, &inner.machine.offered);
+        let offered = &inner.machine.offered;
+        let leaves = inner.overrides.of(&config.model, |model| {
+            Ok::<_, VmError>(cpuid::overrides(model, offered))
+        })?;
         let mut vm = MshvVm::create(&inner.device, &inner.machine, config)?;
         vm.show(&leaves)?;
         vm.set_capabilities(&inner.capabilities);
@@ -165,6 +144,7 @@ fn assumed_capabilities() -> Capabilities {
         mmu: Mmu::Nested,
         ring_zero: RingZero::Native,
         two_level_paging: true,
+        instruction_counts: false,
         sync_regs: true,
         dirty_ring_pages: 0,
         read_only_memory: true,
@@ -196,12 +176,12 @@ pub enum OpenError {
     Probe(#[source] VmError),
 }
 
-impl OpenError {
-    fn from_errno(errno: i32) -> Self {
-        match errno {
-            libc::ENOENT | libc::ENXIO | libc::ENODEV => Self::Absent,
-            libc::EACCES | libc::EPERM => Self::Permission,
-            other => Self::Io(io::Error::from_raw_os_error(other)),
+impl From<Refusal> for OpenError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Absent => Self::Absent,
+            Refusal::Permission => Self::Permission,
+            Refusal::Other(error) => Self::Io(error),
         }
     }
 }

@@ -238,15 +238,7 @@ impl MshvVm {
     fn collect(&mut self, slots: &[Slot]) -> Result<(), VmError> {
         for slot in slots {
             let words = self.take_accessed(slot)?;
-            for (first, mut word) in (0_u64..).step_by(64).zip(words) {
-                while word != 0 {
-                    let page = first + u64::from(word.trailing_zeros());
-                    word &= word - 1;
-                    if let Some(page) = slot.gpa.at(page * PAGE_SIZE) {
-                        self.collected.push(page);
-                    }
-                }
-            }
+            self.collected.push_bits(slot.gpa, words);
         }
         Ok(())
     }

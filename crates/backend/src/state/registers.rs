@@ -44,6 +44,8 @@ pub mod cr4 {
     pub const SMEP: u64 = 1 << 20;
     /// Supervisor code does not access user pages.
     pub const SMAP: u64 = 1 << 21;
+    /// What protects supervisor code, where the processor has it.
+    pub const SUPERVISOR_PROTECTION: u64 = SMEP | SMAP;
 }
 
 /// Bits of IA32_EFER (Intel SDM volume 3, section 2.2.1).

@@ -41,6 +41,7 @@ impl RecordingVm {
                 msr_reset: false,
                 host_discard: false,
                 two_level_paging: false,
+                instruction_counts: false,
             },
         }
     }

@@ -2,6 +2,7 @@
 
 mod alu;
 mod bits;
+mod decimal;
 mod flow;
 mod input_output;
 mod moves;
@@ -36,7 +37,7 @@ pub(crate) use sized;
 
 /// The handler of an instruction whose operands are `size` bytes long; `None` where there is none.
 pub(crate) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
-    const FAMILIES: [fn(&Instruction, u8) -> Option<Handler>; 13] = [
+    const FAMILIES: [fn(&Instruction, u8) -> Option<Handler>; 14] = [
         alu::select,
         moves::select,
         flow::select,
@@ -47,6 +48,7 @@ pub(crate) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
         strings::select,
         simd::select,
         x87::select,
+        decimal::select,
         input_output::select,
         system::select,
         tables::select,

@@ -5,7 +5,7 @@ use vellum_backend::msr;
 use vellum_backend::state::{Segment, SegmentType, efer};
 
 use super::sized;
-use crate::cpu::{Cpu, Write, reg};
+use crate::cpu::{Cpu, Write, reg, seg};
 use crate::deliver::Source;
 use crate::flags::{self, Flags};
 use crate::memory::{Cell, is_canonical};
@@ -24,6 +24,9 @@ pub(super) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
         Mnemonic::Jmp => sized!(size, jump_far_indirect),
         Mnemonic::Call if pointer => sized!(size, call_far_direct),
         Mnemonic::Call => sized!(size, call_far_indirect),
+        Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => {
+            sized!(size, load_far_pointer)
+        }
         Mnemonic::Retf => sized!(size, return_far),
         Mnemonic::Int => interrupt,
         Mnemonic::Int3 => breakpoint,
@@ -104,6 +107,22 @@ fn far_pointer<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(u16, u64), Tr
     let offset = cpu.load::<W>(linear)?;
     let selector = cpu.load::<u16>(cpu.wrap(linear.wrapping_add(W::BYTES)))?;
     Ok((selector as u16, offset))
+}
+
+/// `lds` and its kin: a segment register and a general-purpose one.
+fn load_far_pointer<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let (selector, offset) = far_pointer::<W>(cpu, op)?;
+    let code = iced_x86::Code::try_from(usize::from(op.code)).unwrap_or_default();
+    let number = match code.mnemonic() {
+        Mnemonic::Lds => seg::DS,
+        Mnemonic::Les => seg::ES,
+        Mnemonic::Lss => seg::SS,
+        Mnemonic::Lfs => seg::FS,
+        _ => seg::GS,
+    };
+    cpu.load_segment(number, selector)?;
+    W::set(&mut cpu.gpr, op.a.index, offset);
+    Ok(())
 }
 
 /// The memory operand is the offset and a selector: `size` counts both.

@@ -6,10 +6,8 @@ use super::{Environment, Format, Number, Value, flag, shift_right_sticky};
 fn operands(
     format: Format,
     environment: &mut Environment,
-    a: u128,
-    b: u128,
+    (a, b): (Number, Number),
 ) -> Result<(Number, Number), u128> {
-    let (a, b) = (format.unpack(a), format.unpack(b));
     match format.propagate(environment, a, b) {
         Some(nan) => Err(nan),
         None => Ok((Format::admit(environment, a), Format::admit(environment, b))),
@@ -48,11 +46,11 @@ fn finish(format: Format, environment: &mut Environment, raw: Raw, precision: u3
 pub(crate) fn add(
     format: Format,
     environment: &mut Environment,
-    (a, b): (u128, u128),
+    numbers: (Number, Number),
     negate: Negate,
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, a, b) {
+    let raw = match operands(format, environment, numbers) {
         Err(nan) => Raw::Done(nan),
         Ok((a, mut b)) => {
             b.negative ^= negate == Negate::Second;
@@ -155,10 +153,10 @@ fn sum_finite(format: Format, down: bool, a: Exact, b: Exact) -> Raw {
 pub(crate) fn multiply(
     format: Format,
     environment: &mut Environment,
-    (a, b): (u128, u128),
+    numbers: (Number, Number),
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, a, b) {
+    let raw = match operands(format, environment, numbers) {
         Err(nan) => Raw::Done(nan),
         Ok((a, b)) => product(format, environment, a, b),
     };
@@ -201,10 +199,10 @@ fn product(format: Format, environment: &mut Environment, a: Number, b: Number) 
 pub(crate) fn divide(
     format: Format,
     environment: &mut Environment,
-    (a, b): (u128, u128),
+    numbers: (Number, Number),
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, a, b) {
+    let raw = match operands(format, environment, numbers) {
         Err(nan) => Raw::Done(nan),
         Ok((a, b)) => quotient(format, environment, a, b),
     };
@@ -264,10 +262,9 @@ fn divide_significands(a: u64, b: u64) -> (u128, i32) {
 pub(crate) fn square_root(
     format: Format,
     environment: &mut Environment,
-    a: u128,
+    number: Number,
     precision: u32,
 ) -> u128 {
-    let number = format.unpack(a);
     if let Some(nan) = format.propagate(environment, number, number) {
         return nan;
     }
@@ -321,12 +318,10 @@ pub(crate) enum Order {
 
 /// Compares. `quiet` says that quiet NaNs raise nothing.
 pub(crate) fn compare(
-    format: Format,
     environment: &mut Environment,
-    (a, b): (u128, u128),
+    (a, b): (Number, Number),
     quiet: Quiet,
 ) -> Order {
-    let (a, b) = (format.unpack(a), format.unpack(b));
     let unsupported = a.value == Value::Unsupported || b.value == Value::Unsupported;
     if unsupported || a.is_nan() || b.is_nan() {
         if unsupported || a.is_signalling() || b.is_signalling() || quiet == Quiet::No {

@@ -1,10 +1,9 @@
 //! Between formats, and to and from integers.
 
-use super::{Environment, Format, Rounding, Value, flag, shift_right_sticky};
+use super::{Environment, Format, Number, Rounding, Value, flag, shift_right_sticky};
 
-/// A number of one format in another.
-pub(crate) fn convert(from: Format, to: Format, environment: &mut Environment, bits: u128) -> u128 {
-    let number = from.unpack(bits);
+/// A number in a format.
+pub(crate) fn convert(to: Format, environment: &mut Environment, number: Number) -> u128 {
     if let Some(nan) = to.propagate(environment, number, number) {
         return nan;
     }
@@ -66,14 +65,9 @@ fn integral(
 }
 
 /// A number as a signed integer of `bits` bits; the smallest one, with an exception, for what has none.
-pub(crate) fn to_integer(
-    format: Format,
-    environment: &mut Environment,
-    value: u128,
-    bits: u32,
-) -> i64 {
+pub(crate) fn to_integer(environment: &mut Environment, number: Number, bits: u32) -> i64 {
     let smallest = i64::MIN >> (64 - bits);
-    let number = Format::admit(environment, format.unpack(value));
+    let number = Format::admit(environment, number);
     let result = match number.value {
         Value::Zero => return 0,
         Value::Finite {
@@ -128,14 +122,16 @@ pub(crate) fn round_to_integral(format: Format, environment: &mut Environment, b
     else {
         return bits;
     };
+    let result = if whole == 0 {
+        format.zero(number.negative)
+    } else {
+        let shift = whole.leading_zeros();
+        let significand = u128::from(whole << shift) << 64;
+        format.pack(environment, number.negative, 63 - shift as i32, significand)
+    };
     if inexact {
         environment.raise(flag::INEXACT);
         environment.rounded_up = up;
     }
-    if whole == 0 {
-        return format.zero(number.negative);
-    }
-    let shift = whole.leading_zeros();
-    let significand = u128::from(whole << shift) << 64;
-    format.pack(environment, number.negative, 63 - shift as i32, significand)
+    result
 }

@@ -179,7 +179,7 @@ impl Cpu {
         if let Some(page) = found {
             return Ok(page);
         }
-        let mapped = self.physical.readable(gpa).is_some();
+        let mapped = self.physical.is_mapped(gpa);
         Err(self.memory_fault(gpa, intent, mapped))
     }
 

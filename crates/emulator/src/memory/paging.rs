@@ -253,6 +253,9 @@ impl Cpu {
 
     #[cold]
     pub(super) fn memory_fault(&mut self, gpa: u64, intent: Intent, mapped: bool) -> Trap {
+        if let Some(gpa) = self.physical.take_lost() {
+            return self.exit(Exit::MemoryLost { gpa: Some(gpa) });
+        }
         self.exit(Exit::MemoryFault {
             gpa,
             access: intent.as_access(),

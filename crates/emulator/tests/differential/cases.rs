@@ -71,7 +71,9 @@ impl fmt::Display for Case {
         )?;
         write!(
             f,
-            ", xmm0 {:x?}, xmm1 {:x?}",
+            ", st0 {:x?}, st1 {:x?}, xmm0 {:x?}, xmm1 {:x?}",
+            &self.fxsave[32..42],
+            &self.fxsave[48..58],
             &self.fxsave[160..176],
             &self.fxsave[176..192]
         )
@@ -86,9 +88,9 @@ pub(crate) struct Generator {
 }
 
 /// Whether flags of an instruction with a count of zero stay as they are.
-fn may_keep_flags(mnemonic: Mnemonic) -> bool {
-    matches!(
-        mnemonic,
+fn may_keep_flags(instruction: &Instruction) -> bool {
+    let shifts_or_compares = matches!(
+        instruction.mnemonic(),
         Mnemonic::Shl
             | Mnemonic::Sal
             | Mnemonic::Shr
@@ -99,14 +101,8 @@ fn may_keep_flags(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Rcr
             | Mnemonic::Shld
             | Mnemonic::Shrd
-            | Mnemonic::Scasb
-            | Mnemonic::Scasw
-            | Mnemonic::Scasd
-            | Mnemonic::Scasq
-            | Mnemonic::Cmpsb
-            | Mnemonic::Cmpsw
-            | Mnemonic::Cmpsq
-    )
+    );
+    shifts_or_compares || instruction.is_string_instruction()
 }
 
 /// Whether it belongs to the comparison: in every profile, without an effect on anything but registers and the window of data, and defined.
@@ -185,6 +181,12 @@ fn is_comparable(instruction: &Instruction) -> bool {
             | Mnemonic::Fxrstor
             | Mnemonic::Fxrstor64
             | Mnemonic::Ldmxcsr
+            // A software KVM runs them with descriptors of its own.
+            | Mnemonic::Lfs
+            | Mnemonic::Lgs
+            | Mnemonic::Lss
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fnsave
     );
     let undefined_result = matches!(
         instruction.code(),
@@ -240,7 +242,8 @@ impl Generator {
     fn draw(&mut self) -> Vec<u8> {
         let random = &mut self.random;
         let mut bytes = Vec::new();
-        if random.one_in(3) {
+        let numeric = random.one_in(4);
+        if !numeric && random.one_in(3) {
             bytes.push(0x66);
         }
         match random.below(6) {
@@ -253,12 +256,15 @@ impl Generator {
             bytes.push(0x40 | random.byte() & 0x0C);
         }
         match random.below(10) {
+            _ if numeric => {}
             0..4 => {}
             4..8 => bytes.push(0x0F),
             8 => bytes.extend([0x0F, 0x38]),
             _ => bytes.extend([0x0F, 0x3A]),
         }
-        bytes.push(random.byte());
+        // x87 has opcodes D8 to DF.
+        let opcode = random.byte();
+        bytes.push(if numeric { 0xD8 | opcode & 7 } else { opcode });
         let register = random.byte() & 0x38;
         if random.one_in(2) {
             bytes.push(0xC0 | register | random.byte() & 7);
@@ -289,14 +295,18 @@ impl Generator {
                 continue;
             }
             let base = instruction.memory_base();
-            let memory = (0..instruction.op_count()).any(|index| {
-                !matches!(instruction.op_kind(index), OpKind::Register)
-                    && instruction.op_kind(index) >= OpKind::MemorySegSI
-            });
-            let known_base = matches!(
-                base,
-                Register::RBX | Register::RSI | Register::RDI | Register::RSP
-            );
+            let stack = instruction.stack_pointer_increment() != 0;
+            let memory = stack
+                || (0..instruction.op_count()).any(|index| {
+                    !matches!(instruction.op_kind(index), OpKind::Register)
+                        && instruction.op_kind(index) >= OpKind::MemorySegSI
+                });
+            let known_base =
+                matches!(
+                    base,
+                    Register::RBX | Register::RSI | Register::RDI | Register::RSP
+                ) && matches!(instruction.memory_index(), Register::None | Register::RBP)
+                    && i8::try_from(instruction.memory_displacement64().cast_signed()).is_ok();
             let is_lea = instruction.mnemonic() == Mnemonic::Lea;
             let is_nop = instruction.mnemonic() == Mnemonic::Nop;
             let explicit =
@@ -348,7 +358,7 @@ impl Generator {
             if instruction.rflags_read() & undefined != 0 {
                 continue;
             }
-            if !may_keep_flags(instruction.mnemonic()) {
+            if !may_keep_flags(&instruction) {
                 undefined &= !instruction.rflags_modified();
             }
             undefined |= instruction.rflags_undefined();
@@ -412,12 +422,13 @@ impl Generator {
     /// x87 and SSE registers. MXCSR masks every exception in most cases, and rounds in any way.
     fn fxsave(&mut self) -> Vec<u8> {
         let mut area = vec![0; 512];
-        let control: u16 = 0x37F
-            | if self.random.one_in(4) {
-                (self.random.byte() as u16 & 0xC) << 8
-            } else {
-                0
-            };
+        let mut control: u16 = 0x37F;
+        if self.random.one_in(3) {
+            control = control & !0xF00 | (self.random.byte() as u16 & 0xF) << 8;
+        }
+        if self.random.one_in(4) {
+            control &= !(self.random.byte() as u16 & 0x3F);
+        }
         area[..2].copy_from_slice(&control.to_le_bytes());
         let top = self.random.below(8) as u16;
         area[2..4].copy_from_slice(&(top << 11).to_le_bytes());

@@ -6,11 +6,13 @@ use kvm_ioctls::VcpuExit;
 
 use super::{State, Vp};
 use crate::bytes;
+use crate::driver;
 use crate::exits::{self, KvmExit, Message, PortAccess, PortInstruction};
 use crate::registers::name;
 use crate::rules;
 use crate::status::Failure;
 use crate::strictness::is_strict;
+use crate::walk;
 
 /// How often KVM is entered to complete an access before that is given up: a repeated string instruction comes item by item.
 const MAX_COMPLETIONS: u32 = 4 * 1024 + 1;
@@ -40,7 +42,7 @@ impl Vp {
             return Ok(Message::invalid_registers());
         }
         if let Some(message) = self.fetch_violation(state) {
-            return Ok(message);
+            return violation(message);
         }
         state.values.set(name::EXPLICIT_SUSPEND, 0_u64);
         state.is_stale = true;
@@ -68,6 +70,18 @@ impl Vp {
             .all(|(register, value)| state.set(register, value, offered).is_ok()))
     }
 
+    /// Where a linear address lies, by the guest's own tables.
+    fn physical(&self, state: &State, linear: u64) -> Option<u64> {
+        let word = |gpa| self.partition.with_memory(|memory| memory.word(gpa));
+        walk::physical(&state.values, linear, word)
+    }
+
+    /// Where the next instruction lies.
+    fn next_instruction(&self, state: &State) -> Option<u64> {
+        let base = state.values.segment(name::CS).base;
+        self.physical(state, base.wrapping_add(state.values.u64(name::RIP)))
+    }
+
     /// The first fetch from memory that is not executable. KVM cannot tell, so this is asked of the first instruction only.
     fn fetch_violation(&self, state: &mut State) -> Option<Message> {
         if !self
@@ -76,12 +90,7 @@ impl Vp {
         {
             return None;
         }
-        let linear = state
-            .values
-            .segment(name::CS)
-            .base
-            .wrapping_add(state.values.u64(name::RIP));
-        let gpa = state.physical(linear)?;
+        let gpa = self.next_instruction(state)?;
         let is_allowed = self
             .partition
             .with_memory(|memory| memory.is_executable(gpa));
@@ -90,12 +99,7 @@ impl Vp {
 
     /// A fetch from memory that does not exist: KVM fails to emulate what it cannot read.
     fn absent_fetch(&self, state: &State) -> Option<Message> {
-        let linear = state
-            .values
-            .segment(name::CS)
-            .base
-            .wrapping_add(state.values.u64(name::RIP));
-        let gpa = state.physical(linear)?;
+        let gpa = self.next_instruction(state)?;
         let is_mapped = self.partition.with_memory(|memory| memory.is_mapped(gpa));
         (!is_mapped).then(|| Message::memory(&state.values, gpa, exits::Access::Execute, false))
     }
@@ -110,12 +114,16 @@ impl Vp {
                 state.vcpu.set_regs(&before)?;
                 state.pull()?;
                 let is_mapped = self.partition.with_memory(|memory| memory.is_mapped(gpa));
-                Ok(Message::memory(&state.values, gpa, access, is_mapped))
+                let message = Message::memory(&state.values, gpa, access, is_mapped);
+                if is_mapped {
+                    violation(message)
+                } else {
+                    Ok(message)
+                }
             }
             KvmExit::Halt if self.partition.has_lapic() => {
                 // The virtual processor idles in the hypervisor until an interrupt, of which there are none here.
-                wait_for_signal();
-                Err(Failure::Errno(libc::EINTR))
+                Err(wait_for_signal())
             }
             KvmExit::Halt => {
                 state.pull()?;
@@ -165,7 +173,7 @@ impl Vp {
     ) -> PortInstruction {
         let base = state.values.segment(name::CS).base;
         let byte = |rip: u64| {
-            let gpa = state.physical(base.wrapping_add(rip))?;
+            let gpa = self.physical(state, base.wrapping_add(rip))?;
             self.partition.with_memory(|memory| memory.byte(gpa))
         };
         let at_end = || PortInstruction::at_end(access, |back| byte(behind.wrapping_sub(back)));
@@ -233,19 +241,23 @@ fn complete(state: &mut State) -> Result<(), Failure> {
     result
 }
 
+/// What comes of an access that a region's flags forbid: a message, or nothing until a signal.
+fn violation(message: Message) -> Result<Message, Failure> {
+    if driver::loops_on_violations() {
+        return Err(wait_for_signal());
+    }
+    Ok(message)
+}
+
+/// Returns when the thread has got a signal, with the failure that this is. One that came before is lost, as it is to the driver.
 #[expect(unsafe_code, reason = "waits for a signal")]
-fn wait_for_signal() {
+fn wait_for_signal() -> Failure {
     // SAFETY: no descriptors are passed, and no time limit.
     unsafe { libc::ppoll(std::ptr::null_mut(), 0, std::ptr::null(), std::ptr::null()) };
+    Failure::Errno(libc::EINTR)
 }
 
 impl State {
-    /// Where a linear address lies, by the guest's own tables.
-    fn physical(&self, linear: u64) -> Option<u64> {
-        let translation = self.vcpu.translate_gva(linear).ok()?;
-        (translation.valid != 0).then_some(translation.physical_address)
-    }
-
     /// Items of the port access that KVM reported.
     #[expect(unsafe_code, reason = "reads a union")]
     fn items(&mut self) -> u32 {

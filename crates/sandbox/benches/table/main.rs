@@ -8,6 +8,7 @@
 
 mod bare;
 mod counts;
+mod emulator;
 mod exact;
 mod figures;
 mod footprint;
@@ -24,7 +25,7 @@ mod system_calls;
 mod targets;
 mod tsc;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use vellum_sandbox::Engine;
@@ -53,6 +54,9 @@ struct Options {
     /// In which functions of the host the instructions of one operation are: a name of the table that `--exact` prints.
     #[arg(long, value_name = "OPERATION")]
     profile: Option<String>,
+    /// Only the figures of the emulator, which need no hypervisor.
+    #[arg(long)]
+    emulator: bool,
     /// Given to the child that is profiled.
     #[arg(long, hide = true)]
     marked: Option<String>,
@@ -71,6 +75,11 @@ fn main() -> anyhow::Result<()> {
     } else {
         Effort::Full
     };
+    if options.emulator {
+        let mut figures = Figures::default();
+        emulator::emulator(effort, &mut figures)?;
+        return show(&figures, options.json.as_deref());
+    }
     let engine = sandboxes::engine(options.cow.as_deref())?;
     println!("engine: {engine}");
     if let Some(operation) = &options.profile {
@@ -87,8 +96,13 @@ fn main() -> anyhow::Result<()> {
         timed(&engine, effort, &mut figures)?;
     }
     targets::set(&mut figures);
+    show(&figures, options.json.as_deref())
+}
+
+/// Prints the table, and writes the file if there is to be one.
+fn show(figures: &Figures, json: Option<&Path>) -> anyhow::Result<()> {
     print!("{}", figures.table());
-    if let Some(path) = &options.json {
+    if let Some(path) = json {
         std::fs::write(path, figures.json())?;
     }
     Ok(())
@@ -106,5 +120,6 @@ fn timed(engine: &Engine, effort: Effort, figures: &mut Figures) -> anyhow::Resu
     footprint::footprint(engine, effort, figures)?;
     sandboxes::kernels(engine, effort, figures)?;
     pool::pool(engine, effort, figures)?;
+    emulator::emulator(effort, figures)?;
     memory::page_tables(effort, figures)
 }

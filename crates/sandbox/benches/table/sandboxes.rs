@@ -27,7 +27,7 @@ pub(crate) fn engine(cow: Option<&str>) -> anyhow::Result<Engine> {
         Some("host") => Engine::builder().cow_mode(CowMode::HostSide),
         Some(other) => bail!("--cow takes guest or host, not {other}"),
     };
-    Ok(builder.build()?)
+    Ok(builder.require_hardware().build()?)
 }
 
 pub(crate) fn host_functions() -> HostFunctions {

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use vellum_backend::Meter;
+
 use super::control::{Control, StopReason};
 use super::deadline::{self, Ticket};
 use crate::error::Failure;
 
-/// Options of one call: a deadline, a token by which another thread can cancel it.
+/// Options of one call: a deadline, a limit of instructions, a token by which another thread can cancel it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -20,11 +22,12 @@ use crate::error::Failure;
 #[derive(Clone, Debug, Default)]
 pub struct CallOptions {
     timeout: Option<Duration>,
+    fuel: Option<u64>,
     token: Option<CancelToken>,
 }
 
 impl CallOptions {
-    /// No deadline, no token.
+    /// No deadline, no limit, no token.
     pub fn new() -> Self {
         Self::default()
     }
@@ -33,6 +36,19 @@ impl CallOptions {
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Ends the call before it executes more than so many instructions, as if its deadline had passed.
+    ///
+    /// The emulator counts: a call with the same arguments on the same state ends at the same instruction each time, or never. A hypervisor cannot
+    /// count, and gives the call as many nanoseconds of wall-clock time instead, which is more than most guests need for as many instructions: a bound, not a measure. A
+    /// program that must behave alike everywhere takes [`timeout`](Self::timeout) and no fuel.
+    ///
+    /// [`Sandbox::executed_instructions`](crate::Sandbox::executed_instructions) says what calls need.
+    #[must_use]
+    pub const fn fuel(mut self, instructions: u64) -> Self {
+        self.fuel = Some(instructions);
         self
     }
 
@@ -46,7 +62,18 @@ impl CallOptions {
     /// Whether the call can be stopped at all.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.timeout.is_none() && self.token.is_none()
+        self.timeout.is_none() && self.token.is_none() && self.fuel.is_none()
+    }
+
+    /// How long the call may take by the clock. Fuel is time where nobody counts instructions.
+    fn time(&self, meter: Option<&dyn Meter>) -> Option<Duration> {
+        match (self.fuel, meter) {
+            (Some(fuel), None) => {
+                let time = Duration::from_nanos(fuel);
+                Some(self.timeout.map_or(time, |timeout| timeout.min(time)))
+            }
+            (None, _) | (_, Some(_)) => self.timeout,
+        }
     }
 }
 
@@ -121,17 +148,26 @@ pub(crate) struct Guard<'a> {
 }
 
 impl CallOptions {
-    /// Begins a call. `None` when nothing can stop it, which most calls are and costs nothing.
+    /// Begins a call. `None` when nothing can stop it, which most calls are and costs nothing. A VM with a meter is told how much fuel there is;
+    /// whoever ends the call takes the limit away.
     #[inline]
-    pub(crate) fn begin(&self, control: &Arc<Control>) -> Result<Option<Guard<'_>>, Failure> {
+    pub(crate) fn begin<'m>(
+        &self,
+        control: &Arc<Control>,
+        meter: impl FnOnce() -> Option<&'m mut dyn Meter>,
+    ) -> Result<Option<Guard<'_>>, Failure> {
         if self.is_empty() {
             return Ok(None);
         }
-        self.arm(control).map(Some)
+        self.arm(control, meter()).map(Some)
     }
 
     #[inline(never)]
-    fn arm(&self, control: &Arc<Control>) -> Result<Guard<'_>, Failure> {
+    fn arm(
+        &self,
+        control: &Arc<Control>,
+        meter: Option<&mut dyn Meter>,
+    ) -> Result<Guard<'_>, Failure> {
         let serial = control.arm();
         let mut guard = Guard {
             control: control.clone(),
@@ -143,7 +179,7 @@ impl CallOptions {
             token.attach(control, serial)?;
             guard.token = Some(token);
         }
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = self.time(meter.as_deref()) {
             if timeout.is_zero() {
                 return Err(Failure::DeadlineExceeded);
             }
@@ -151,6 +187,9 @@ impl CallOptions {
             guard.deadline = Instant::now()
                 .checked_add(timeout)
                 .map(|at| deadline::watch(at, control, serial));
+        }
+        if let Some(meter) = meter {
+            meter.limit(self.fuel);
         }
         Ok(guard)
     }

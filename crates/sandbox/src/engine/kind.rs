@@ -1,6 +1,7 @@
 //! The hypervisors that Vellum knows, and how one of them is chosen.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::sync::{Arc, Once};
@@ -25,6 +26,10 @@ pub enum EngineKind {
 impl EngineKind {
     /// The environment variable that [`EngineBuilder::chosen_by_environment`](crate::EngineBuilder::chosen_by_environment) asks.
     pub const VARIABLE: &str = "VELLUM_ENGINE";
+
+    /// The environment variable by which whoever runs a program forbids the emulator as the last resort, in all of the program: set to anything
+    /// but the empty string and `0`. Whoever asks for the emulator by name still gets it.
+    pub const REQUIRE_HARDWARE_VARIABLE: &str = "VELLUM_REQUIRE_HARDWARE";
 
     /// Every kind, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Kvm, Self::Mshv, Self::Emulator];
@@ -98,34 +103,52 @@ impl fmt::Display for NoEngine {
 
 impl Error for NoEngine {}
 
-/// Opens the first of `kinds` that works.
+/// What may be tried where nobody insists on anything.
+pub(super) fn permitted() -> &'static [EngineKind] {
+    permitted_with(std::env::var_os(EngineKind::REQUIRE_HARDWARE_VARIABLE).as_deref())
+}
+
+fn permitted_with(variable: Option<&OsStr>) -> &'static [EngineKind] {
+    match variable {
+        Some(value) if !value.is_empty() && value != "0" => &EngineKind::HARDWARE,
+        _ => &EngineKind::ALL,
+    }
+}
+
+/// Opens the first of `kinds` that works, and says so if that is the emulator for want of a hypervisor: once in a process.
 pub(super) fn open_first(kinds: &[EngineKind]) -> Result<Arc<dyn Hypervisor>, NoEngine> {
+    static ANNOUNCED: Once = Once::new();
+    let (hypervisor, line) = first(kinds, EngineKind::open)?;
+    if let Some(line) = line {
+        ANNOUNCED.call_once(|| {
+            tracing::warn!("{line}");
+            // To standard error as well: most programs that embed this have no subscriber. A closed one is no reason to fail.
+            let _ = writeln!(io::stderr(), "{line}");
+        });
+    }
+    Ok(hypervisor)
+}
+
+/// The first of `kinds` that `open` opens, and the line about a choice that nobody should make unawares.
+fn first<T>(
+    kinds: &[EngineKind],
+    open: impl Fn(EngineKind) -> Result<T, Box<dyn Error + Send + Sync>>,
+) -> Result<(T, Option<String>), NoEngine> {
     let mut attempts = Vec::new();
     for &kind in kinds {
-        match kind.open() {
-            Ok(hypervisor) => {
-                if kind == EngineKind::Emulator && !attempts.is_empty() {
-                    announce_last_resort(&NoEngine { attempts });
-                }
-                return Ok(hypervisor);
+        match open(kind) {
+            Ok(opened) if kind == EngineKind::Emulator && !attempts.is_empty() => {
+                let reason = NoEngine { attempts };
+                let line = format!(
+                    "no hypervisor: {reason}; using the emulator, about {SLOWER} times slower"
+                );
+                return Ok((opened, Some(line)));
             }
+            Ok(opened) => return Ok((opened, None)),
             Err(error) => attempts.push((kind.name().to_owned(), error)),
         }
     }
     Err(NoEngine { attempts })
-}
-
-/// The one visible line about a choice that nobody should make unawares. Once in a process.
-fn announce_last_resort(reason: &NoEngine) {
-    static ANNOUNCED: Once = Once::new();
-    ANNOUNCED.call_once(|| {
-        tracing::warn!(%reason, "no hypervisor: using the emulator");
-        // To standard error as well: most programs that embed this have no subscriber. A closed one is no reason to fail.
-        let _ = writeln!(
-            io::stderr(),
-            "no hypervisor: {reason}; using the emulator, about {SLOWER} times slower"
-        );
-    });
 }
 
 /// How many times slower than the processor the emulator runs a loop of integers.

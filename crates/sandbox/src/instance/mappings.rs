@@ -296,7 +296,12 @@ impl Instance {
 fn lend(vm: &mut dyn Vm, attached: &Attached) -> Result<(), VmError> {
     // SAFETY: the memory lives in the list of the `Instance`, which drops it behind the VM; it leaves the list only when its slot is gone.
     // No reference into it is ever formed: a file's memory is out of the host's reach, a region is reached by atomic accesses.
-    unsafe { vm.map(attached.range, attached.hva(), attached.protection()) }
+    unsafe {
+        match attached.memory {
+            Lent::File(_) => vm.map_file(attached.range, attached.hva(), attached.protection()),
+            Lent::Region(_) => vm.map(attached.range, attached.hva(), attached.protection()),
+        }
+    }
 }
 
 fn entry_of(info: &MappingInfo<'_>) -> Result<MappingEntry, MappingError> {

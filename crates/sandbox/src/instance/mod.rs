@@ -64,6 +64,9 @@ pub(crate) struct Instance {
     /// How a user guest gets its vector registers back; a kernel gets them by system call.
     resume: Option<ResumePage>,
     state: VcpuState,
+    /// Bits of CR4 for supervisor protection that this engine's processor has. They belong to the machine around a user guest, not to its
+    /// snapshots.
+    protection: u64,
     /// Whether the guest was entered since `state` was last given to the vCPU.
     has_run: bool,
     /// The CR3 that the vCPU was last entered with.
@@ -144,6 +147,7 @@ impl Instance {
             resume: None,
             // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
             state: VcpuState::default(),
+            protection: engine.model().cr4_features,
             has_run: false,
             loaded_root: 0,
             input_used: 0,

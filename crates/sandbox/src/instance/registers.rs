@@ -18,6 +18,7 @@ impl Instance {
         let mut next = self.base.state.clone();
         if let Parts::User(user) = &self.geometry.parts {
             next.special.cr3 = user.tables.start().as_u64();
+            next.special.cr4 = next.special.cr4 & !cr4::SUPERVISOR_PROTECTION | self.protection;
             self.resume = Some(ResumePage::new(&next, user.resume));
         }
         let known = std::mem::replace(&mut self.state, next);

@@ -91,8 +91,9 @@ impl Instance {
             CowState::Kernel(_) => Translations::Valid,
         };
         let mut next = snapshot.state.clone();
-        // The vCPU keeps its root.
+        // The vCPU keeps its root, and what its processor has.
         next.special.cr3 = self.state.special.cr3;
+        next.special.cr4 = self.state.special.cr4;
         let user = self.geometry.user()?;
         self.resume = Some(ResumePage::new(&next, user.resume));
         self.state = next;

@@ -184,6 +184,17 @@ impl Vm for PollingVm {
         unsafe { self.here()?.map(gpa, host, protection) }
     }
 
+    #[expect(unsafe_code, reason = "hands on the promise about the memory")]
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        // SAFETY: the caller promises it.
+        unsafe { self.here()?.map_file(gpa, host, protection) }
+    }
+
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
         self.here()?.unmap(gpa)
     }

@@ -404,7 +404,7 @@ fn check_state(
         profile,
         leaves: Vec::new(),
         xcr0: state.xcr0,
-        cr4_features: state.special.cr4 & (cr4::SMEP | cr4::SMAP),
+        cr4_features: state.special.cr4 & cr4::SUPERVISOR_PROTECTION,
     };
     let boot = user_state(image, config, &model).map_err(of_failure)?;
     registers::check_user(state, &boot)

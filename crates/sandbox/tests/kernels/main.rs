@@ -6,6 +6,8 @@
 mod apic_hole;
 mod calls;
 mod checkpoints;
+#[path = "../vm/engines.rs"]
+mod engines;
 mod exceptions;
 mod failures;
 mod faults;

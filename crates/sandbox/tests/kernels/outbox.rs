@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use vellum_sandbox::{CowMode, Engine, ErrorKind, GuestImage, HostFunctions, Metric, Sandbox};
+use vellum_sandbox::{CowMode, GuestImage, HostFunctions, Metric, Sandbox};
 
-use super::support::{Kernel, call, host, peb, skip, with_kernels};
+use super::engines;
+use super::support::{Kernel, call, host, peb, with_kernels};
 
 type Told = Arc<Mutex<Vec<String>>>;
 
@@ -74,7 +75,9 @@ fn a_kernel_in_c_tells_things_in_order() {
     let told = Told::default();
     let mut sandbox = match telling(&told) {
         Ok(sandbox) => sandbox,
-        Err(reason) => return skip(Kernel::IdentityC, CowMode::HostSide, &reason),
+        Err(reason) => {
+            return engines::report(Kernel::IdentityC, CowMode::HostSide, None, Err(&reason));
+        }
     };
     let () = call(&mut sandbox, "tell_all", (40_u32,));
     let expected = (0..40).flat_map(|number| {
@@ -97,15 +100,7 @@ fn a_kernel_in_c_tells_things_in_order() {
 /// The C program that tells things, as an i686 kernel with a small outbox.
 fn telling(told: &Told) -> Result<Sandbox, String> {
     let elf = vellum_test_guests::i686_telling().ok_or("no C compiler for it")?;
-    let engine = match Engine::builder()
-        .chosen_by_environment()
-        .cow_mode(CowMode::HostSide)
-        .build()
-    {
-        Ok(engine) => engine,
-        Err(error) if error.kind() == ErrorKind::NoHypervisor => return Err(format!("{error:?}")),
-        Err(error) => panic!("{error:?}"),
-    };
+    let engine = engines::open(CowMode::HostSide)?;
     let tell = told.clone();
     let host = HostFunctions::new()
         .with_one_way("tell", move |number: u32, text: String| {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use vellum_sandbox::{CallOptions, CowMode, ErrorKind, Sandbox};
+use vellum_sandbox::{CallOptions, ErrorKind, Sandbox};
 
-use super::support::{Kernel, Lab, call, count, counter, refused, skip, with_kernels};
+use super::support::{Kernel, Lab, call, count, counter, refused, with_kernels};
 
 const CR0_PE_AND_ET: u32 = 0x11;
 const CR0_PG: u32 = 1 << 31;
@@ -15,12 +15,9 @@ fn with_own_paging(test: impl Fn(&Lab)) {
     with_kernels(rust, |lab| {
         if lab.engine.capabilities().two_level_paging {
             test(lab);
+            Ok(())
         } else {
-            skip(
-                lab.kernel,
-                CowMode::HostSide,
-                "this hypervisor does not know 2-level paging, which the guest turns on",
-            );
+            Err("this hypervisor does not know 2-level paging, which the guest turns on")
         }
     });
 }

@@ -1,25 +1,22 @@
 //! The kernels of this repository, on the engines of this machine.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use vellum_abi::peb::Peb;
 use vellum_sandbox::{
-    Arguments, CallOptions, CowMode, Engine, Error, ErrorKind, FromValue, GuestImage,
-    HostFunctions, Sandbox, SandboxBuilder, Snapshot, Value,
+    Arguments, CallOptions, CowMode, Engine, Error, FromValue, GuestImage, HostFunctions, Sandbox,
+    SandboxBuilder, Snapshot, Value,
 };
 use zerocopy::FromBytes;
+
+use super::engines::{self, Verdict};
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const PAGE: u64 = 4096;
 /// Bytes of heap of most tests: enough for a large page of either size.
 pub(crate) const HEAP_LEN_BYTES: u64 = 8 * MIB;
-
-/// The environment variable that names the file for lines about what ran.
-const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
 
 /// A kernel of `guests/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,60 +96,31 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 });
 
 /// Runs `test` with every kernel in every mode that this machine has, and says what it has not.
-pub(crate) fn with_each_kernel(test: impl Fn(&Lab)) {
+pub(crate) fn with_each_kernel<V: Verdict>(test: impl Fn(&Lab) -> V) {
     with_kernels(|_| true, test);
 }
 
 /// Runs `test` with the kernels that are entered on page tables of the host.
-pub(crate) fn with_each_paged(test: impl Fn(&Lab)) {
+pub(crate) fn with_each_paged<V: Verdict>(test: impl Fn(&Lab) -> V) {
     with_kernels(Kernel::has_paging, test);
 }
 
 /// Runs `test` with the kernels without paging.
-pub(crate) fn with_each_identity(test: impl Fn(&Lab)) {
+pub(crate) fn with_each_identity<V: Verdict>(test: impl Fn(&Lab) -> V) {
     with_kernels(|kernel| !kernel.has_paging(), test);
 }
 
 /// Runs `test` with some kernels.
-pub(crate) fn with_kernels(wanted: impl Fn(Kernel) -> bool, test: impl Fn(&Lab)) {
+pub(crate) fn with_kernels<V: Verdict>(wanted: impl Fn(Kernel) -> bool, test: impl Fn(&Lab) -> V) {
     for Entry { kernel, cow, lab } in ENTRIES.iter().filter(|it| wanted(it.kernel)) {
         match lab {
             Ok(lab) => {
                 println!("{kernel} on {}", lab.engine);
-                test(lab);
-                report(*kernel, *cow, "tests=1");
+                engines::report(kernel, *cow, Some(&lab.engine), test(lab).verdict());
             }
-            Err(reason) => skip(*kernel, *cow, reason),
+            Err(reason) => engines::report(kernel, *cow, None, Err(reason)),
         }
     }
-}
-
-/// Says that something does not run here.
-pub(crate) fn skip(kernel: Kernel, cow: CowMode, reason: &str) {
-    // Written directly, because the harness hides what a passing test prints.
-    let _ = writeln!(
-        io::stderr(),
-        "SKIPPED {kernel}, {cow} copy-on-write: {reason}"
-    );
-    report(kernel, cow, &format!("skipped={reason}"));
-}
-
-fn report(kernel: Kernel, cow: CowMode, outcome: &str) {
-    let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
-        return;
-    };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .expect("the report file can be opened");
-    // One write, so that lines of parallel tests do not mix.
-    let line = format!(
-        "engine={} cow={cow} suite={kernel} {outcome}\n",
-        engine_label()
-    );
-    file.write_all(line.as_bytes())
-        .expect("the report file can be written");
 }
 
 /// The host functions that the kernels import.
@@ -162,17 +130,7 @@ pub(crate) fn host() -> HostFunctions {
 
 impl Lab {
     fn open(kernel: Kernel, cow: CowMode) -> Result<Self, String> {
-        let engine = match Engine::builder()
-            .chosen_by_environment()
-            .cow_mode(cow)
-            .build()
-        {
-            Ok(engine) => engine,
-            Err(error) if error.kind() == ErrorKind::NoHypervisor => {
-                return Err(format!("{error:?}"));
-            }
-            Err(error) => panic!("{error:?}"),
-        };
+        let engine = engines::open(cow)?;
         let elf = kernel
             .elf()
             .ok_or("no compiler for it when the guests were built")?;
@@ -180,9 +138,6 @@ impl Lab {
         let capabilities = engine.capabilities();
         if kernel == Kernel::Paged && !capabilities.two_level_paging {
             return Err("this hypervisor does not know 2-level paging".into());
-        }
-        if cow == CowMode::GuestSide && !capabilities.read_only_memory {
-            return Err("this hypervisor has no read-only memory".into());
         }
         Ok(Self {
             kernel,
@@ -279,9 +234,4 @@ pub(crate) fn address_of(peb: &Peb, gpa: u64) -> u64 {
     let offset = gpa.checked_sub(peb.scratch_gpa).expect("in scratch");
     assert!(offset < peb.scratch_len_bytes, "{gpa:#x} is in scratch");
     peb.scratch_ptr + offset
-}
-
-/// What the report calls the engine: a hypervisor may be one in name only.
-fn engine_label() -> String {
-    std::env::var("VELLUM_TEST_ENGINE_LABEL").unwrap_or_else(|_| "kvm".to_owned())
 }

@@ -128,10 +128,6 @@ fn a_large_file_is_seen_whole_at_any_page() {
 #[test]
 fn a_guest_that_uses_what_was_truncated_fails_alone() {
     with_each_guest(|lab| {
-        if lab.engine.name() == "emulator" {
-            skip("the emulator touches the file's memory itself, in this process");
-            return;
-        }
         let file = TempPath::numbered(4 * PAGE);
         let mapping = Mapping::file("shrinks", file.path()).expect("mapped");
         let mut sandbox = lab.sandbox();
@@ -162,10 +158,6 @@ fn a_guest_that_uses_what_was_truncated_fails_alone() {
 #[test]
 fn a_private_write_to_what_was_truncated_fails_too() {
     with_each_guest(|lab| {
-        if lab.engine.name() == "emulator" {
-            skip("the emulator touches the file's memory itself, in this process");
-            return;
-        }
         let file = TempPath::numbered(2 * PAGE);
         let mapping = Mapping::file("rw", file.path()).expect("mapped").writable();
         let mut sandbox = lab.sandbox();

@@ -1,8 +1,7 @@
 //! The guests that tests of mappings use, and how each of them reaches what is mapped.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +10,13 @@ use vellum_sandbox::{
     CowMode, Engine, Error, ErrorKind, Gpa, GuestImage, HostFunctions, Sandbox, SandboxBuilder,
 };
 
+use super::engines::{self, Verdict};
+
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const MIB: u64 = 1 << 20;
 /// Where tests map: clear of the memories of every guest here.
 pub(crate) const AT: Gpa = Gpa::literal(0x4000_0000);
 pub(crate) const ELSEWHERE: Gpa = Gpa::literal(0x5000_0000);
-
-const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
 
 /// The guests of this repository that can look at mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,64 +99,27 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 });
 
 /// Runs `test` with every guest in every mode that this machine has.
-pub(crate) fn with_each_guest(test: impl Fn(&Lab)) {
+pub(crate) fn with_each_guest<V: Verdict>(test: impl Fn(&Lab) -> V) {
     with_guests(|_| true, test);
 }
 
 /// Runs `test` with some guests.
-pub(crate) fn with_guests(wanted: impl Fn(Guest) -> bool, test: impl Fn(&Lab)) {
+pub(crate) fn with_guests<V: Verdict>(wanted: impl Fn(Guest) -> bool, test: impl Fn(&Lab) -> V) {
     for Entry { guest, cow, lab } in ENTRIES.iter().filter(|it| wanted(it.guest)) {
+        let suite = format!("map-{guest}");
         match lab {
             Ok(lab) => {
                 println!("{guest} on {}", lab.engine);
-                test(lab);
-                report(*guest, *cow, "tests=1");
+                engines::report(suite, *cow, Some(&lab.engine), test(lab).verdict());
             }
-            Err(reason) => {
-                skip(&format!("{guest}, {cow} copy-on-write: {reason}"));
-                report(*guest, *cow, &format!("skipped={reason}"));
-            }
+            Err(reason) => engines::report(suite, *cow, None, Err(reason)),
         }
     }
 }
 
-/// Says that a test does not run here.
-pub(crate) fn skip(reason: &str) {
-    // Written directly, because the harness hides what a passing test prints.
-    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
-}
-
-fn report(guest: Guest, cow: CowMode, outcome: &str) {
-    let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
-        return;
-    };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .expect("the report file can be opened");
-    // One write, so that lines of parallel tests do not mix.
-    let line = format!(
-        "engine={} cow={cow} suite=map-{guest} {outcome}\n",
-        engine_label()
-    );
-    file.write_all(line.as_bytes())
-        .expect("the report file can be written");
-}
-
 impl Lab {
     fn open(guest: Guest, cow: CowMode) -> Result<Self, String> {
-        let engine = match Engine::builder()
-            .chosen_by_environment()
-            .cow_mode(cow)
-            .build()
-        {
-            Ok(engine) => engine,
-            Err(error) if error.kind() == ErrorKind::NoHypervisor => {
-                return Err(format!("{error:?}"));
-            }
-            Err(error) => panic!("{error:?}"),
-        };
+        let engine = engines::open(cow)?;
         if !engine.capabilities().read_only_memory {
             return Err("this hypervisor has no read-only memory".into());
         }
@@ -313,9 +275,4 @@ pub(crate) fn assert_stopped<T: fmt::Debug>(
         "{what}: {kind:?}"
     );
     assert!(!sandbox.is_ready(), "{what}");
-}
-
-/// What the report calls the engine: a hypervisor may be one in name only.
-fn engine_label() -> String {
-    std::env::var("VELLUM_TEST_ENGINE_LABEL").unwrap_or_else(|_| "kvm".to_owned())
 }

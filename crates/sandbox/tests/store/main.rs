@@ -4,9 +4,12 @@
 
 mod blobs;
 mod crashes;
+#[path = "../vm/engines.rs"]
+mod engines;
 mod hostile;
 mod kernels;
 mod listing;
+mod moves;
 mod other_process;
 mod support;
 mod user_guests;

@@ -1,18 +1,17 @@
 //! Engines, guests, and directories that are removed at the end of a test.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vellum_sandbox::{
-    CowMode, Engine, Error, ErrorKind, GuestImage, HostFunctions, LoadOptions, Sandbox, Snapshot,
+    CowMode, Engine, Error, GuestImage, HostFunctions, LoadOptions, Sandbox, Snapshot,
     SnapshotStore,
 };
 
-/// The environment variable that names the file for lines about what ran.
-const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
+use super::engines::{self, Verdict};
+
 pub(crate) const PAGE: u64 = 4096;
 const HEAP_LEN_BYTES: u64 = 8 << 20;
 
@@ -25,59 +24,48 @@ pub(crate) struct Lab {
     pub(crate) image: GuestImage,
 }
 
-type Elf = Option<&'static [u8]>;
+pub(crate) type Elf = Option<&'static [u8]>;
 
 static ENGINES: LazyLock<Vec<(CowMode, Result<Engine, String>)>> = LazyLock::new(|| {
     [CowMode::HostSide, CowMode::GuestSide]
         .into_iter()
-        .map(|cow| (cow, open(cow)))
+        .map(|cow| (cow, engines::open(cow)))
         .collect()
 });
 
-fn open(cow: CowMode) -> Result<Engine, String> {
-    match Engine::builder()
-        .chosen_by_environment()
-        .cow_mode(cow)
-        .build()
-    {
-        Ok(engine) if cow == CowMode::GuestSide && !engine.capabilities().read_only_memory => {
-            Err("this hypervisor has no read-only memory".into())
-        }
-        Ok(engine) => Ok(engine),
-        Err(error) if error.kind() == ErrorKind::NoHypervisor => Err(format!("{error:?}")),
-        Err(error) => panic!("{error:?}"),
-    }
-}
-
 /// Runs `test` with the Rust user guest in every mode that this machine has.
-pub(crate) fn with_user_guest(test: impl Fn(&Lab)) {
+pub(crate) fn with_user_guest<V: Verdict>(test: impl Fn(&Lab) -> V) {
     let elf = Some(vellum_test_guests::rust_user());
     with_guests(&[("amd64-user", elf, true)], test);
 }
 
 /// Runs `test` with every kernel that was built, in every mode that it and this machine have.
-pub(crate) fn with_each_kernel(test: impl Fn(&Lab)) {
-    let kernels: [(&'static str, Elf, bool); 4] = [
+pub(crate) fn with_each_kernel<V: Verdict>(test: impl Fn(&Lab) -> V) {
+    with_guests(&kernels(), test);
+}
+
+/// The kernels by name, and whether they have modes of copy-on-write.
+pub(crate) fn kernels() -> [(&'static str, Elf, bool); 4] {
+    [
         ("i686-c", vellum_test_guests::i686_c(), false),
         ("i686-rust", vellum_test_guests::i686_rust(), false),
         ("i686-paged", vellum_test_guests::i686_paged(), true),
         ("amd64-kernel", vellum_test_guests::amd64_kernel(), true),
-    ];
-    with_guests(&kernels, test);
+    ]
 }
 
-fn with_guests(guests: &[(&'static str, Elf, bool)], test: impl Fn(&Lab)) {
+fn with_guests<V: Verdict>(guests: &[(&'static str, Elf, bool)], test: impl Fn(&Lab) -> V) {
     for &(name, elf, has_modes) in guests {
+        let suite = format!("store-{name}");
         for (cow, engine) in ENGINES.iter() {
             if *cow == CowMode::GuestSide && !has_modes {
                 continue;
             }
             match lab(name, elf, engine) {
                 Ok(lab) => {
-                    test(&lab);
-                    report(name, *cow, "tests=1");
+                    engines::report(&suite, *cow, Some(&lab.engine), test(&lab).verdict());
                 }
-                Err(reason) => skip(name, *cow, &reason),
+                Err(reason) => engines::report(&suite, *cow, None, Err(&reason)),
             }
         }
     }
@@ -98,27 +86,6 @@ fn lab(name: &'static str, elf: Elf, engine: &Result<Engine, String>) -> Result<
     })
 }
 
-fn skip(name: &str, cow: CowMode, reason: &str) {
-    // Written directly, because the harness hides what a passing test prints.
-    let _ = writeln!(io::stderr(), "SKIPPED {name}, {cow}: {reason}");
-    report(name, cow, &format!("skipped={reason}"));
-}
-
-fn report(name: &str, cow: CowMode, outcome: &str) {
-    let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
-        return;
-    };
-    let mut options = fs::OpenOptions::new();
-    let file = options.create(true).append(true).open(path);
-    let line = format!(
-        "engine={} cow={cow} suite=store-{name} {outcome}\n",
-        engine_label()
-    );
-    file.expect("the report file can be opened")
-        .write_all(line.as_bytes())
-        .expect("the report file can be written");
-}
-
 /// Host functions for every guest.
 pub(crate) fn host() -> HostFunctions {
     HostFunctions::new()
@@ -137,8 +104,13 @@ impl Lab {
     }
 
     pub(crate) fn fork(&self, snapshot: &Snapshot) -> Sandbox {
-        Sandbox::from_snapshot(&self.engine, snapshot, &host()).expect("a sandbox can be made")
+        fork(&self.engine, snapshot)
     }
+}
+
+/// A sandbox in the state of a snapshot.
+pub(crate) fn fork(engine: &Engine, snapshot: &Snapshot) -> Sandbox {
+    Sandbox::from_snapshot(engine, snapshot, &host()).expect("a sandbox can be made")
 }
 
 pub(crate) fn counter(sandbox: &mut Sandbox) -> u64 {
@@ -222,9 +194,4 @@ impl Drop for Directory {
         // What cannot be removed lies in the target directory and harms nobody.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// What the report calls the engine: a hypervisor may be one in name only.
-fn engine_label() -> String {
-    std::env::var("VELLUM_TEST_ENGINE_LABEL").unwrap_or_else(|_| "kvm".to_owned())
 }

@@ -327,12 +327,23 @@ impl Subject {
     }
 
     /// A user guest sees neither CR3, whose bit 3 tells the host's table roots apart (PWT; Intel SDM volume 3, section 4.9.2), nor CR2,
-    /// which holds another address where the pages of an earlier run are still there to be used again.
+    /// which holds another address where the pages of an earlier run are still there to be used again. Nor are there faults on such pages, after
+    /// which some processors clear the low bits of null selectors (Intel SDM volume 2, `IRET`).
     fn comparable(&self, state: &VcpuState) -> VcpuState {
         let mut state = state.clone();
         if self.is_user() {
             state.special.cr3 &= !(1 << 3);
             state.special.cr2 = 0;
+            let special = &mut state.special;
+            for segment in [
+                &mut special.ds,
+                &mut special.es,
+                &mut special.fs,
+                &mut special.gs,
+            ] {
+                let is_null = segment.selector & !3 == 0;
+                segment.selector *= u16::from(!is_null);
+            }
             // The shadow of a `mov ss` before the last `out` is over after the first instruction of the page that resumes the guest,
             // and no interrupt could come in it.
             state.events.interrupt_shadow = 0;

@@ -142,6 +142,16 @@ impl Vm for WatchedVm {
         unsafe { self.inner.map(gpa, host, protection) }
     }
 
+    unsafe fn map_file(
+        &mut self,
+        gpa: GpaRange,
+        host: Hva,
+        protection: Protection,
+    ) -> Result<(), VmError> {
+        // SAFETY: the caller's promise is for the VM that this one is.
+        unsafe { self.inner.map_file(gpa, host, protection) }
+    }
+
     fn unmap(&mut self, gpa: GpaRange) -> Result<(), VmError> {
         self.inner.unmap(gpa)
     }

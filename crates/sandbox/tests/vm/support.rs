@@ -1,18 +1,19 @@
 //! The engines of this machine, and what every test needs of them.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::sync::LazyLock;
 
-use vellum_sandbox::{
-    CowMode, Engine, Error, ErrorKind, GuestImage, HostFunctions, Sandbox, SandboxBuilder,
-};
+use vellum_sandbox::{CowMode, Engine, Error, GuestImage, HostFunctions, Sandbox, SandboxBuilder};
 
-/// The environment variable that names the file for lines about what ran.
-const REPORT_VARIABLE: &str = "VELLUM_TEST_REPORT";
+use super::engines::{self, Verdict};
+
+/// What the table of engines calls these tests.
+const SUITE: &str = "sandbox";
 
 /// Bytes of heap of most tests: enough for their values, and few enough to exhaust quickly.
 pub(crate) const HEAP_LEN_BYTES: u64 = 4 << 20;
+
+/// Why a guest in C is not there.
+pub(crate) const NO_C_COMPILER: &str = "no C compiler when the guests were built";
 
 /// An engine in one mode, and the Rust guest.
 #[derive(Clone, Debug)]
@@ -28,13 +29,13 @@ static HOST_SIDE: LazyLock<Outcome> = LazyLock::new(|| open(CowMode::HostSide));
 static GUEST_SIDE: LazyLock<Outcome> = LazyLock::new(|| open(CowMode::GuestSide));
 
 /// Runs `test` in every mode that this machine has, and says which those are.
-pub(crate) fn in_each_mode(test: impl Fn(&Lab)) {
+pub(crate) fn in_each_mode<V: Verdict>(test: impl Fn(&Lab) -> V) {
     in_mode(CowMode::HostSide, &test);
     in_mode(CowMode::GuestSide, &test);
 }
 
 /// Runs `test` in one mode, or says why not.
-pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
+pub(crate) fn in_mode<V: Verdict>(cow: CowMode, test: impl Fn(&Lab) -> V) {
     let lab = match cow {
         CowMode::HostSide => &*HOST_SIDE,
         CowMode::GuestSide => &*GUEST_SIDE,
@@ -42,56 +43,14 @@ pub(crate) fn in_mode(cow: CowMode, test: impl Fn(&Lab)) {
     match lab {
         Ok(lab) => {
             println!("{}", lab.engine);
-            test(lab);
-            report(cow, "tests=1");
+            engines::report(SUITE, cow, Some(&lab.engine), test(lab).verdict());
         }
-        Err(reason) => {
-            skip(&format!("{cow} copy-on-write: {reason}"));
-            report(cow, &format!("skipped={reason}"));
-        }
+        Err(reason) => engines::report(SUITE, cow, None, Err(reason)),
     }
 }
 
 fn open(cow: CowMode) -> Outcome {
-    let engine = match Engine::builder()
-        .chosen_by_environment()
-        .cow_mode(cow)
-        .build()
-    {
-        Ok(engine) => engine,
-        Err(error) if error.kind() == ErrorKind::NoHypervisor => return Err(format!("{error:?}")),
-        Err(error) => panic!("{error:?}"),
-    };
-    if cow == CowMode::GuestSide && !engine.capabilities().read_only_memory {
-        return Err("this hypervisor has no read-only memory".into());
-    }
-    let image =
-        GuestImage::from_bytes(vellum_test_guests::rust_user()).expect("the guest is valid");
-    Ok(Lab { engine, image })
-}
-
-/// Says that a test, or the rest of one, does not run here.
-pub(crate) fn skip(reason: &str) {
-    // Written directly, because the harness hides what a passing test prints.
-    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
-}
-
-fn report(cow: CowMode, outcome: &str) {
-    let Some(path) = std::env::var_os(REPORT_VARIABLE) else {
-        return;
-    };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .expect("the report file can be opened");
-    // One write, so that lines of parallel tests do not mix.
-    let line = format!(
-        "engine={} cow={cow} suite=sandbox {outcome}\n",
-        engine_label()
-    );
-    file.write_all(line.as_bytes())
-        .expect("the report file can be written");
+    engines::open(cow).map(Lab::on)
 }
 
 /// The host functions that the Rust guest imports.
@@ -115,6 +74,15 @@ pub(crate) fn another_image() -> GuestImage {
 }
 
 impl Lab {
+    /// The Rust guest on this engine.
+    pub(crate) fn on(engine: Engine) -> Self {
+        let image = GuestImage::from_bytes(vellum_test_guests::rust_user());
+        Self {
+            engine,
+            image: image.expect("the guest is valid"),
+        }
+    }
+
     /// A builder with host functions and a small heap.
     pub(crate) fn builder(&self) -> SandboxBuilder {
         Sandbox::builder(&self.image)
@@ -155,9 +123,4 @@ pub(crate) fn refused<T: std::fmt::Debug>(what: &str, result: Result<T, Error>) 
 /// Bytes that differ from their neighbours and from those a page or a buffer further on.
 pub(crate) fn pattern(len_bytes: usize) -> Vec<u8> {
     (0..251).cycle().take(len_bytes).collect()
-}
-
-/// What the report calls the engine: a hypervisor may be one in name only.
-fn engine_label() -> String {
-    std::env::var("VELLUM_TEST_ENGINE_LABEL").unwrap_or_else(|_| "kvm".to_owned())
 }

@@ -77,7 +77,7 @@ impl fmt::Display for Table {
         let mut reasons = Reasons::default();
         write!(f, "{:<80}", "check")?;
         for column in &self.columns {
-            write!(f, " {:<12}", column.name)?;
+            write!(f, " {:<1$}", column.name, column.width())?;
         }
         writeln!(f)?;
         for check in self.checks() {
@@ -91,7 +91,7 @@ impl fmt::Display for Table {
                     }
                     None => "NO RESULT".to_owned(),
                 };
-                write!(f, " {cell:<12}")?;
+                write!(f, " {cell:<0$}", column.width())?;
             }
             writeln!(f)?;
         }
@@ -118,6 +118,11 @@ impl fmt::Display for Table {
 }
 
 impl Column {
+    /// Wide enough for its heading and for every outcome.
+    fn width(&self) -> usize {
+        self.name.len().max("not here 99".len())
+    }
+
     fn totals(&self) -> String {
         let count = |wanted: fn(&Outcome) -> bool| {
             self.outcomes

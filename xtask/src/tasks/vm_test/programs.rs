@@ -9,10 +9,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::process::{self, progress};
+use crate::tasks::mshv;
 use crate::workspace::Workspace;
 
 /// Packages with tests that need a hypervisor.
-const PACKAGES: [&str; 3] = ["vellum-backend", "vellum-conformance", "vellum-sandbox"];
+const PACKAGES: [&str; 4] = [
+    "vellum-backend",
+    "vellum-conformance",
+    "vellum-mshv-double",
+    SANDBOX,
+];
+const SANDBOX: &str = "vellum-sandbox";
 const DEMO: &str = "demo";
 const BENCHMARK: &str = "table";
 
@@ -32,6 +39,8 @@ pub(super) enum Kind {
     Tests,
     Demo,
     Benchmark,
+    /// The shared library of the double of `/dev/mshv`, with which other programs are run.
+    Double,
 }
 
 impl Program {
@@ -41,16 +50,26 @@ impl Program {
     }
 }
 
-/// Builds all programs; where packages are named, only their tests.
-pub(super) fn build(workspace: &Workspace, packages: &[String]) -> Result<Vec<Program>> {
+/// Builds all programs; where packages are named, or a test program, only those tests.
+pub(super) fn build(
+    workspace: &Workspace,
+    packages: &[String],
+    suite: Option<&str>,
+) -> Result<Vec<Program>> {
     progress("building the tests");
-    if !packages.is_empty() {
-        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    if !packages.is_empty() || suite.is_some() {
+        let mut packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        if packages.is_empty() {
+            packages.extend(PACKAGES);
+        }
         let mut tests = workspace.cargo();
-        tests.args(["test", "--no-run", "--test", "*"]);
-        let programs = build_with(&mut tests, &packages)?;
+        tests.args(["test", "--no-run", "--test", suite.unwrap_or("*")]);
+        let mut programs = build_with(&mut tests, &packages)?;
         if programs.is_empty() {
             bail!("cargo built no tests of {}", packages.join(", "));
+        }
+        if packages.contains(&SANDBOX) {
+            programs.push(double(workspace)?);
         }
         return Ok(programs);
     }
@@ -60,7 +79,8 @@ pub(super) fn build(workspace: &Workspace, packages: &[String]) -> Result<Vec<Pr
     // `cargo test` would make a test harness of it.
     let mut demo = workspace.cargo();
     demo.args(["build", "--example", DEMO]);
-    programs.extend(build_with(&mut demo, &["vellum-sandbox"])?);
+    programs.extend(build_with(&mut demo, &[SANDBOX])?);
+    programs.push(double(workspace)?);
     programs.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     for kind in [Kind::Tests, Kind::Demo, Kind::Benchmark] {
         if !programs.iter().any(|program| program.kind == kind) {
@@ -70,12 +90,20 @@ pub(super) fn build(workspace: &Workspace, packages: &[String]) -> Result<Vec<Pr
     Ok(programs)
 }
 
+fn double(workspace: &Workspace) -> Result<Program> {
+    Ok(Program {
+        name: "mshv-double/library".into(),
+        kind: Kind::Double,
+        executable: mshv::build_double(workspace)?,
+    })
+}
+
 /// Builds the benchmark as it is measured: optimised.
 pub(super) fn build_benchmark(workspace: &Workspace) -> Result<Program> {
     progress("building the benchmark");
     let mut bench = workspace.cargo();
     bench.args(["bench", "--no-run", "--bench", BENCHMARK]);
-    let programs = build_with(&mut bench, &["vellum-sandbox"])?;
+    let programs = build_with(&mut bench, &[SANDBOX])?;
     let benchmark = programs
         .into_iter()
         .find(|program| program.kind == Kind::Benchmark);

@@ -50,7 +50,7 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
         let _ = writeln!(script, "{text}");
     };
     line(&format!(
-        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} VELLUM_CONFORMANCE_REPORT={CHECKS} RUST_BACKTRACE=1"
+        "export TMPDIR={SCRATCH} VELLUM_TEST_REPORT={ENGINES} VELLUM_CONFORMANCE_REPORT={CHECKS} RUST_BACKTRACE=1 VELLUM_REQUIRE_HARDWARE=1"
     ));
     line(&format!("echo \"{MARK} kernel $(uname -r)\""));
     for module in modules {
@@ -65,8 +65,11 @@ pub(super) fn script(boot: Boot, modules: &[Module], steps: &[Step]) -> String {
         "echo \"{MARK} npt $(cat /sys/module/{KVM_MODULE}/parameters/npt 2>/dev/null || echo absent)\""
     ));
     for (index, step) in steps.iter().enumerate() {
-        let path = quoted(&step.program.inner_path());
-        let mut command = path.clone();
+        let mut command = String::new();
+        for (name, value) in &step.environment {
+            let _ = write!(command, "{name}={} ", quoted(value));
+        }
+        command.push_str(&quoted(&step.program.inner_path()));
         if step.program.kind == Kind::Tests {
             let _ = write!(command, " --test-threads=2");
         }

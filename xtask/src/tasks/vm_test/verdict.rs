@@ -10,12 +10,22 @@ use super::qemu::Ending;
 use super::transcript::{StepResult, TestResult, Transcript};
 
 /// What the tests must report of a machine with a hypervisor.
-const MODES: [&str; 2] = ["cow=guest", "cow=host"];
+const MODES: [&str; 2] = ["engine=kvm cow=guest", "engine=kvm cow=host"];
+/// And where the double of MSHV is preloaded.
+const OVER_MSHV: &str = "engine=mshv-double cow=host";
 
-/// A part of the reason for which tests may skip themselves: there was no compiler for their guest when it was to be built.
-const NOT_BUILT: &str = "no compiler";
-/// Another: the emulated machine itself is wrong, and the suite that every engine must pass knows it.
-const EMULATED_WRONGLY: &str = "QEMU";
+/// Parts of the reasons for which tests may skip themselves.
+const PERMITTED: [&str; 5] = [
+    // There was none for their guest when it was to be built.
+    "no compiler",
+    "no C compiler",
+    // The emulated machine itself is wrong, and the suite that every engine must pass knows it.
+    "QEMU",
+    // The machine has one.
+    "one processor",
+    // MSHV lacks something on every machine.
+    "skipped=MSHV",
+];
 
 /// A boot that ended.
 #[derive(Debug)]
@@ -80,8 +90,8 @@ impl Outcome {
                 .collect();
         }
         let mut problems = self.skips();
-        if !self.is_filtered() && self.runs_the_sandbox() {
-            let missing = MODES.into_iter().filter(|mode| !ran(mode));
+        if !self.is_filtered() {
+            let missing = self.wanted_modes().iter().filter(|mode| !ran(mode));
             problems
                 .extend(missing.map(|mode| format!("no test reported that it ran with {mode}")));
         }
@@ -93,7 +103,7 @@ impl Outcome {
         let lines = self.transcript.engines.iter();
         let skips: BTreeSet<&String> = lines
             .filter(|line| line.contains(" skipped="))
-            .filter(|line| !line.contains(NOT_BUILT) && !line.contains(EMULATED_WRONGLY))
+            .filter(|line| !PERMITTED.iter().any(|reason| line.contains(reason)))
             .collect();
         skips
             .into_iter()
@@ -115,15 +125,26 @@ impl Outcome {
     }
 
     /// Only the tests of the sandbox have modes of copy-on-write.
-    fn runs_the_sandbox(&self) -> bool {
-        let mut programs = self.steps.iter().map(|step| &step.program.name);
-        programs.any(|name| name.starts_with("sandbox/"))
+    fn wanted_modes(&self) -> &'static [&'static str] {
+        let mut of_sandbox = self
+            .steps
+            .iter()
+            .filter(|step| step.program.name.starts_with("sandbox/"));
+        match of_sandbox.next() {
+            None => &[],
+            Some(step) if step.environment.is_empty() => &MODES,
+            Some(_) => &[OVER_MSHV],
+        }
     }
 
+    /// What runs over MSHV is always a choice.
     fn is_filtered(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| step.program.kind == Kind::Tests && !step.arguments.is_empty())
+        let mut steps = self.steps.iter();
+        steps.any(|step| {
+            step.program.kind == Kind::Tests
+                && step.environment.is_empty()
+                && !step.arguments.is_empty()
+        })
     }
 }
 

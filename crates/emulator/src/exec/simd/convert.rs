@@ -88,7 +88,7 @@ fn to_general<L: Lane, W: Width + Cell, const TRUNCATE: bool>(
     };
     let mut environment = truncating(cpu.environment(), TRUNCATE);
     let value = b & u128::from(u64::MAX >> (64 - L::BITS));
-    let result = float::to_integer(L::FORMAT, &mut environment, value, W::BITS);
+    let result = float::to_integer(&mut environment, L::FORMAT.unpack(value), W::BITS);
     cpu.settle_exceptions(&environment)?;
     W::set(&mut cpu.gpr, op.a.index, result as u64 & W::MASK);
     Ok(())
@@ -109,7 +109,7 @@ fn single_to_double(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (a, b) = operands(cpu, op)?;
     let mut environment = cpu.environment();
     let value = b & 0xFFFF_FFFF;
-    let result = float::convert(SINGLE, DOUBLE, &mut environment, value);
+    let result = float::convert(DOUBLE, &mut environment, SINGLE.unpack(value));
     finish(cpu, op, &environment, a >> 64 << 64 | result)
 }
 
@@ -117,7 +117,7 @@ fn double_to_single(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (a, b) = operands(cpu, op)?;
     let mut environment = cpu.environment();
     let value = b & u128::from(u64::MAX);
-    let result = float::convert(DOUBLE, SINGLE, &mut environment, value);
+    let result = float::convert(SINGLE, &mut environment, DOUBLE.unpack(value));
     finish(cpu, op, &environment, a >> 32 << 32 | result)
 }
 
@@ -126,7 +126,7 @@ fn singles_to_doubles(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mut environment = cpu.environment();
     let mut one = |index| {
         let value = u128::from(lane::<32>(b, index));
-        float::convert(SINGLE, DOUBLE, &mut environment, value) as u64
+        float::convert(DOUBLE, &mut environment, SINGLE.unpack(value)) as u64
     };
     let result = gather::<64>([one(0), one(1)]);
     finish(cpu, op, &environment, result)
@@ -137,7 +137,7 @@ fn doubles_to_singles(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mut environment = cpu.environment();
     let mut one = |index| {
         let value = u128::from(lane::<64>(b, index));
-        float::convert(DOUBLE, SINGLE, &mut environment, value) as u64
+        float::convert(SINGLE, &mut environment, DOUBLE.unpack(value)) as u64
     };
     let result = gather::<32>([one(0), one(1)]);
     finish(cpu, op, &environment, result)
@@ -170,7 +170,7 @@ fn integers_to_doubles(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 fn to_integers(environment: &mut Environment, format: Format, lanes: Vec<u64>) -> u128 {
     let integers: Vec<u64> = lanes
         .into_iter()
-        .map(|it| float::to_integer(format, environment, u128::from(it), 32) as u64)
+        .map(|it| float::to_integer(environment, format.unpack(u128::from(it)), 32) as u64)
         .collect();
     gather::<32>(integers)
 }

@@ -77,6 +77,7 @@ impl Cpu {
             raised: 0,
             rounded_up: false,
             larger_nan: false,
+            extends_exponents: false,
         }
     }
 
@@ -134,7 +135,14 @@ fn one<L: Lane>(
         && (is_ordinary::<L>(b) || is_zero::<L>(b) && host != Host::Divide)
     {
         let result = L::on_host(host, a, b);
-        if is_ordinary::<L>(result) {
+        // A sum is zero only if it is exactly that; a product or quotient may have become it.
+        let exact_zero = || match host {
+            Host::Add | Host::Subtract => true,
+            Host::Multiply => is_zero::<L>(a) || is_zero::<L>(b),
+            Host::Divide => is_zero::<L>(a),
+            Host::Root => is_zero::<L>(b),
+        };
+        if is_ordinary::<L>(result) || is_zero::<L>(result) && exact_zero() {
             return result;
         }
     }
@@ -150,19 +158,31 @@ fn plan(mnemonic: Mnemonic) -> Option<Plan> {
     use Mnemonic as M;
     let (host, function): (Host, LaneFunction) = match mnemonic {
         M::Addps | M::Addpd | M::Addss | M::Addsd => (Host::Add, |format, env, a, b| {
-            float::add(format, env, (a, b), Negate::None, format.precision)
+            float::add(
+                format,
+                env,
+                format.unpack_both(a, b),
+                Negate::None,
+                format.precision,
+            )
         }),
         M::Subps | M::Subpd | M::Subss | M::Subsd => (Host::Subtract, |format, env, a, b| {
-            float::add(format, env, (a, b), Negate::Second, format.precision)
+            float::add(
+                format,
+                env,
+                format.unpack_both(a, b),
+                Negate::Second,
+                format.precision,
+            )
         }),
         M::Mulps | M::Mulpd | M::Mulss | M::Mulsd => (Host::Multiply, |format, env, a, b| {
-            float::multiply(format, env, (a, b), format.precision)
+            float::multiply(format, env, format.unpack_both(a, b), format.precision)
         }),
         M::Divps | M::Divpd | M::Divss | M::Divsd => (Host::Divide, |format, env, a, b| {
-            float::divide(format, env, (a, b), format.precision)
+            float::divide(format, env, format.unpack_both(a, b), format.precision)
         }),
         M::Sqrtps | M::Sqrtpd | M::Sqrtss | M::Sqrtsd => (Host::Root, |format, env, _, b| {
-            float::square_root(format, env, b, format.precision)
+            float::square_root(format, env, format.unpack(b), format.precision)
         }),
         _ => return None,
     };
@@ -296,9 +316,9 @@ fn choose<L: Lane, const PACKED: bool, const LARGER: bool>(
     op: &Op,
 ) -> Result<(), Trap> {
     each::<L, PACKED>(cpu, op, |environment, a, b| {
-        let numbers = (u128::from(a), u128::from(b));
+        let numbers = L::FORMAT.unpack_both(u128::from(a), u128::from(b));
         let wanted = if LARGER { Order::Greater } else { Order::Less };
-        let chosen = if float::compare(L::FORMAT, environment, numbers, Quiet::No) == wanted {
+        let chosen = if float::compare(environment, numbers, Quiet::No) == wanted {
             a
         } else {
             b
@@ -326,8 +346,8 @@ const PREDICATES: [([bool; 4], Quiet); 8] = [
 fn compare<L: Lane, const PACKED: bool>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (holds, quiet) = PREDICATES[(op.imm & 7) as usize];
     each::<L, PACKED>(cpu, op, |environment, a, b| {
-        let numbers = (u128::from(a), u128::from(b));
-        let order = float::compare(L::FORMAT, environment, numbers, quiet);
+        let numbers = L::FORMAT.unpack_both(u128::from(a), u128::from(b));
+        let order = float::compare(environment, numbers, quiet);
         if holds[order as usize] {
             u64::MAX >> (64 - L::BITS)
         } else {
@@ -343,14 +363,15 @@ fn compare_flags<L: Lane, const QUIET: bool>(cpu: &mut Cpu, op: &Op) -> Result<(
     let mask = u128::from(u64::MAX >> (64 - L::BITS));
     let mut environment = cpu.environment();
     let quiet = if QUIET { Quiet::Yes } else { Quiet::No };
-    let order = float::compare(L::FORMAT, &mut environment, (a & mask, b & mask), quiet);
+    let numbers = L::FORMAT.unpack_both(a & mask, b & mask);
+    let order = float::compare(&mut environment, numbers, quiet);
     cpu.settle_exceptions(&environment)?;
     cpu.flags.0 = cpu.flags.0 & !STATUS | flags_of(order);
     Ok(())
 }
 
 /// ZF, PF and CF of a comparison.
-pub(super) fn flags_of(order: Order) -> u64 {
+pub(in crate::exec) fn flags_of(order: Order) -> u64 {
     match order {
         Order::Less => CF,
         Order::Equal => ZF,
@@ -390,7 +411,7 @@ fn across<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         let sum = float::add(
             L::FORMAT,
             &mut environment,
-            pair,
+            L::FORMAT.unpack_both(pair.0, pair.1),
             negate,
             L::FORMAT.precision,
         );
@@ -416,7 +437,7 @@ fn dot_product<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mut products = Vec::new();
     for index in 0..count {
         products.push(if op.imm >> (4 + index) & 1 != 0 {
-            let pair = (get(a, index), get(b, index));
+            let pair = L::FORMAT.unpack_both(get(a, index), get(b, index));
             float::multiply(L::FORMAT, &mut environment, pair, precision)
         } else {
             0
@@ -428,7 +449,7 @@ fn dot_product<L: Lane>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     while distance < products.len() {
         let mut sums = Vec::new();
         for index in 0..products.len() {
-            let operands = (products[index], products[index ^ distance]);
+            let operands = L::FORMAT.unpack_both(products[index], products[index ^ distance]);
             let env = &mut environment;
             sums.push(float::add(
                 L::FORMAT,

@@ -4,13 +4,17 @@ mod convert;
 mod float;
 mod integer;
 mod lanes;
+mod mmx;
 mod moves;
 mod multiply;
+mod reciprocal;
 mod save;
 mod shuffle;
 mod text;
 
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Instruction, Mnemonic};
+
+pub(super) use float::flags_of;
 
 use crate::cpu::{Cpu, Write};
 use crate::exec::{CR0_EM, CR0_TS};
@@ -20,6 +24,13 @@ use crate::trap::{Trap, vector};
 /// What a vector instruction of two operands, and perhaps an immediate, computes.
 pub(crate) fn function(instruction: &Instruction) -> Option<VectorFunction> {
     let mnemonic = instruction.mnemonic();
+    if mmx::is_mmx(instruction) {
+        return mmx::function(mnemonic);
+    }
+    vector_function(mnemonic)
+}
+
+fn vector_function(mnemonic: Mnemonic) -> Option<VectorFunction> {
     integer::function(mnemonic)
         .or_else(|| multiply::function(mnemonic))
         .or_else(|| shuffle::function(mnemonic))
@@ -30,18 +41,15 @@ pub(super) fn select(instruction: &Instruction, size: u8) -> Option<Handler> {
     if instruction.is_string_instruction() {
         return None;
     }
-    let mmx = (0..instruction.op_count()).any(|index| {
-        instruction.op_kind(index) == OpKind::Register && instruction.op_register(index).is_mm()
-    });
-    if mmx {
-        return moves::select_mmx(instruction)
-            .or_else(|| lanes::works_on_64_bits(instruction.mnemonic()).then_some(binary_mmx));
+    if mmx::is_mmx(instruction) {
+        return mmx::select(instruction);
     }
     moves::select(instruction)
         .or_else(|| save::select(instruction))
         .or_else(|| float::select(instruction))
         .or_else(|| convert::select(instruction, size))
         .or_else(|| text::select(instruction))
+        .or_else(|| reciprocal::select(instruction))
         .or_else(|| function(instruction).map(|_| binary as Handler))
 }
 
@@ -64,7 +72,7 @@ impl Cpu {
     }
 
     /// As [`require_vectors`](Self::require_vectors), for x87 and MMX.
-    pub(super) fn require_x87(&mut self) -> Result<(), Trap> {
+    pub(in crate::exec) fn require_x87(&mut self) -> Result<(), Trap> {
         if self.special.cr0 & (CR0_EM | CR0_TS) == 0 {
             Ok(())
         } else {
@@ -101,32 +109,6 @@ impl Cpu {
     pub(super) fn put_vector(&mut self, operand: Operand, value: u128) {
         self.xmm[usize::from(operand.index) & 15] = value;
     }
-
-    /// Where an MMX register lies: in the significand of an x87 register.
-    pub(super) fn mmx(&self, index: u8) -> u64 {
-        self.x87.registers[usize::from(index & 7)] as u64
-    }
-
-    pub(super) fn put_mmx(&mut self, index: u8, value: u64) {
-        /// Exponent and sign are all ones (Intel SDM volume 1, section 9.6.2).
-        const UPPER: u128 = 0xFFFF << 64;
-        self.x87.registers[usize::from(index & 7)] = UPPER | u128::from(value);
-    }
-
-    /// What comes before every MMX instruction.
-    pub(super) fn begin_mmx(&mut self) -> Result<(), Trap> {
-        if self.special.cr0 & CR0_EM != 0 {
-            return Err(self.ud());
-        }
-        self.require_x87()?;
-        self.check_x87_pending()
-    }
-
-    /// Every MMX instruction but `emms` makes all x87 registers used, and the first one the top.
-    pub(super) fn end_mmx(&mut self) {
-        self.x87.set_top(0);
-        self.x87.used = 0xFF;
-    }
 }
 
 fn binary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
@@ -139,22 +121,5 @@ fn binary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         0
     };
     cpu.put_vector(op.a, (op.vector)(a, b, immediate));
-    Ok(())
-}
-
-fn binary_mmx(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.begin_mmx()?;
-    let b = match op.b.kind {
-        Kind::Mmx => cpu.mmx(op.b.index),
-        Kind::Immediate => op.imm & 0xFF,
-        _ => {
-            let linear = cpu.linear(op, 8, Write::No)?;
-            cpu.load::<u64>(linear)?
-        }
-    };
-    let a = cpu.mmx(op.a.index);
-    let result = (op.vector)(u128::from(a), u128::from(b), 0) as u64;
-    cpu.put_mmx(op.a.index, result);
-    cpu.end_mmx();
     Ok(())
 }

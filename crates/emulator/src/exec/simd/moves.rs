@@ -4,7 +4,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use super::lanes::lane;
 use super::shuffle::blend_by_sign;
-use crate::cpu::{Cpu, Write};
+use crate::cpu::{Cpu, Write, reg};
 use crate::flags::{CF, STATUS, ZF};
 use crate::op::{Handler, Kind, Op, VectorFunction};
 use crate::trap::Trap;
@@ -64,6 +64,7 @@ pub(super) fn select(instruction: &Instruction) -> Option<Handler> {
         M::Blendvps => blend_variable::<32>,
         M::Blendvpd => blend_variable::<64>,
         M::Insertps if from_memory => insert_loaded,
+        M::Maskmovdqu => store_masked,
         _ => return None,
     })
 }
@@ -258,61 +259,37 @@ fn insert_loaded(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     Ok(())
 }
 
-/// Moves to and from MMX registers.
-pub(super) fn select_mmx(instruction: &Instruction) -> Option<Handler> {
-    Some(match instruction.code() {
-        Code::Movd_mm_rm32 => mmx_from_general::<u32>,
-        Code::Movq_mm_rm64 => mmx_from_general::<u64>,
-        Code::Movd_rm32_mm => mmx_to_general::<u32>,
-        Code::Movq_rm64_mm => mmx_to_general::<u64>,
-        Code::Movq_mm_mmm64 => mmx_load,
-        Code::Movq_mmm64_mm | Code::Movntq_m64_mm => mmx_store,
-        _ => return None,
-    })
+/// `maskmovdqu`, to where RDI points.
+fn store_masked(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.require_vectors()?;
+    let (bytes, mask) = (
+        cpu.xmm[usize::from(op.b.index) & 15],
+        cpu.xmm[usize::from(op.c.index) & 15],
+    );
+    cpu.store_bytes_by_mask(op, &bytes.to_le_bytes(), &mask.to_le_bytes())
 }
 
-fn mmx_from_general<W: Width + crate::memory::Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.begin_mmx()?;
-    let value = cpu.get::<W>(op, op.b)?;
-    cpu.put_mmx(op.a.index, value);
-    cpu.end_mmx();
-    Ok(())
-}
-
-fn mmx_to_general<W: Width + crate::memory::Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.begin_mmx()?;
-    // A store that faults has changed the top already.
-    cpu.x87.set_top(0);
-    let value = cpu.mmx(op.b.index) & W::MASK;
-    cpu.put::<W>(op, op.a, value)?;
-    cpu.end_mmx();
-    Ok(())
-}
-
-fn mmx_load(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.begin_mmx()?;
-    let value = if op.b.kind == Kind::Mmx {
-        cpu.mmx(op.b.index)
-    } else {
-        let linear = cpu.linear(op, 8, Write::No)?;
-        cpu.load::<u64>(linear)?
-    };
-    cpu.put_mmx(op.a.index, value);
-    cpu.end_mmx();
-    Ok(())
-}
-
-fn mmx_store(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.begin_mmx()?;
-    let value = cpu.mmx(op.b.index);
-    cpu.x87.set_top(0);
-    if op.a.kind == Kind::Mmx {
-        cpu.put_mmx(op.a.index, value);
-        cpu.end_mmx();
-        return Ok(());
+impl Cpu {
+    /// Stores the bytes where RDI points whose mask has its highest bit set, or none.
+    pub(super) fn store_bytes_by_mask(
+        &mut self,
+        op: &Op,
+        bytes: &[u8],
+        mask: &[u8],
+    ) -> Result<(), Trap> {
+        let first = self.gpr[usize::from(reg::RDI)] & op.address_mask;
+        let linear = self.linear_at(op.segment, first, bytes.len() as u64, Write::Yes)?;
+        let chosen = || {
+            (linear..)
+                .zip(bytes.iter().zip(mask))
+                .filter(|(_, (_, mask))| **mask & 0x80 != 0)
+        };
+        for (at, _) in chosen() {
+            self.check_writable(self.wrap(at), 1)?;
+        }
+        for (at, (byte, _)) in chosen() {
+            self.store::<u8>(self.wrap(at), u64::from(*byte))?;
+        }
+        Ok(())
     }
-    let linear = cpu.linear(op, 8, Write::Yes)?;
-    cpu.store::<u64>(linear, value)?;
-    cpu.end_mmx();
-    Ok(())
 }

@@ -98,7 +98,7 @@ fn whatever_is_not_as_expected_is_a_problem() {
         (
             Boot::Nested,
             PASSED.replace("guest-side suite=s tests=1", "host-side suite=s tests=1"),
-            "ran with cow=guest",
+            "ran with engine=kvm cow=guest",
         ),
         (Boot::Nested, String::new(), "did not start"),
         (Boot::Nested, String::new(), "no test ran"),
