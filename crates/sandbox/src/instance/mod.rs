@@ -125,11 +125,7 @@ impl Instance {
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
         let geometry = snapshot.geometry(engine)?;
         let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
-        let mut vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
-        let is_pinned = !vm.capabilities().host_discard;
-        if !is_pinned {
-            map_slots(vm.as_mut(), &memory, &geometry)?;
-        }
+        let vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
         let cow = match (&geometry.parts, geometry.cow) {
             (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
             (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)?),
@@ -160,9 +156,8 @@ impl Instance {
         instance.write_fixed_frames()?;
         instance.load_memory(snapshot, &Layers::default())?;
         instance.boot_kernel()?;
-        if is_pinned {
-            map_slots(instance.vm.0.as_mut(), &instance.memory, &instance.geometry)?;
-        }
+        // When everything is in its place: pinned memory stays as it is mapped, and of any other the kernel would tell the VM each change.
+        map_slots(instance.vm.0.as_mut(), &instance.memory, &instance.geometry)?;
         instance.load_state(Leaving::Cleanly)?;
         Ok(instance)
     }

@@ -20,19 +20,19 @@ impl Instance {
         snapshot: &SnapshotData,
         present: &Layers,
     ) -> Result<(), Failure> {
+        let is_new = self.tables_used == 0;
         match &mut self.cow {
-            CowState::Host(host) => {
+            CowState::Host(host) if !is_new => {
                 host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
             }
-            CowState::Guest(guest) => guest.forget(&self.memory)?,
-            CowState::Kernel(_) => {}
+            CowState::Guest(guest) if !is_new => guest.forget(&self.memory)?,
+            CowState::Guest(_) | CowState::Host(_) | CowState::Kernel(_) => {}
         }
         self.memory
             .stack_layers(&snapshot.layers, present)
             .map_err(Failure::Memory)?;
         let geometry = self.geometry.clone();
         let user = geometry.user()?;
-        let is_new = self.tables_used == 0;
         self.rebuild_tables(snapshot, user.tables)?;
         if let CowState::Guest(guest) = &mut self.cow {
             guest.start(&self.memory, user, snapshot.user_space()?)?;
