@@ -17,7 +17,7 @@ pub(crate) fn printed_report(line: &str) -> Option<&str> {
 }
 
 /// The engine that a complete run covers unless it is told another one.
-const DEFAULT_ENGINE: &str = "kvm";
+pub(crate) const DEFAULT_ENGINE: &str = "kvm";
 /// The modes of copy-on-write that it covers.
 const EXPECTED_MODES: [&str; 2] = ["guest", "host"];
 
@@ -72,6 +72,12 @@ impl EngineReport {
             }
             None => self.malformed.push(line.to_owned()),
         }
+    }
+
+    /// Whether any test ran on an engine.
+    pub(crate) fn has_run(&self, engine: &str) -> bool {
+        let mut rows = self.rows.iter();
+        rows.any(|(key, outcome)| key.engine == engine && outcome.tests > 0)
     }
 
     /// The table: what ran, what was skipped and why, and what nobody reported of the engine that was asked for.

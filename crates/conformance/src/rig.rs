@@ -114,6 +114,18 @@ impl Rig {
         guest: &Guest,
         tracking: Tracking,
     ) -> Result<Self> {
+        let mut rig = Self::fresh(subject, mode, guest, tracking)?;
+        rig.start(&rig.boot_state())?;
+        Ok(rig)
+    }
+
+    /// A guest on a vCPU to which nobody has written.
+    pub(crate) fn fresh(
+        subject: &Subject,
+        mode: Mode,
+        guest: &Guest,
+        tracking: Tracking,
+    ) -> Result<Self> {
         let ram = HostMemory::zeroed(RAM_LEN_BYTES)?;
         let mut vm = subject.create_vm(tracking)?;
         let protection = match tracking {
@@ -122,7 +134,7 @@ impl Rig {
         };
         // SAFETY: the memory lives in the same struct and is dropped after the VM; nothing borrows its bytes.
         unsafe { vm.map(range(0, RAM_LEN_BYTES), ram.hva(), protection) }?;
-        let mut rig = Self {
+        let rig = Self {
             watchdog: Watchdog::new(vm.interrupter()),
             vm,
             ram,
@@ -132,7 +144,6 @@ impl Rig {
         };
         rig.write_machine()?;
         rig.load(guest)?;
-        rig.start(&rig.boot_state())?;
         Ok(rig)
     }
 

@@ -248,6 +248,7 @@ table! { $
         sse_in_ring_three [],
         sse_in_ring_zero [NativeRingZero],
         control_words_are_those_of_the_state [],
+        a_fresh_vcpu_has_control_words [],
         x87_in_ring_three [],
         x87_in_ring_zero [NativeRingZero],
         an_unmasked_exception_is_raised [],

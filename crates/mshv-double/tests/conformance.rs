@@ -1,12 +1,13 @@
 //! The suite of all engines over the MSHV backend, on the double of its device.
 
-mod support;
+mod double;
+mod subject;
 
 use std::sync::LazyLock;
 
 use vellum_conformance::Subject;
 
-static SUBJECT: LazyLock<Subject> = LazyLock::new(|| support::subject("mshv-double"));
+static SUBJECT: LazyLock<Subject> = LazyLock::new(|| subject::subject("mshv-double"));
 
 fn subject() -> &'static Subject {
     &SUBJECT

@@ -4,6 +4,7 @@
 //! What comes is an error of a kind, or success where the request was not needed or was made again; the sandbox says that it must be restored, and a
 //! restore brings it back, or it says that it cannot be used any more; nothing leaks; the process and its other sandboxes do not notice.
 
+mod double;
 mod sandboxes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::fs;
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vellum_backend::kvm::{Kvm, OpenError};
 use vellum_mshv_double::inject::{self, OPEN, Request, Target};
 use vellum_sandbox::{
     CowMode, Engine, EngineKind, Error, ErrorKind, GuestImage, Sandbox, Snapshot,
@@ -61,18 +63,18 @@ impl Tested {
         Engine::builder().kind(self.kind).cow_mode(self.cow).build()
     }
 
-    /// The engine, or why there is none.
+    /// The engine, if this machine has its device.
     fn engine(self) -> Option<Engine> {
-        vellum_mshv_double::link();
-        match self.open() {
-            Ok(engine) => Some(engine),
-            Err(error) if error.kind() == ErrorKind::NoHypervisor => {
-                // Written directly, because the harness hides what a passing test prints.
-                let _ = writeln!(std::io::stderr(), "SKIPPED on {self:?}: {error:?}");
-                None
-            }
-            Err(error) => panic!("{error:?}"),
+        let device = match self.kind {
+            EngineKind::Mshv => double::open().map(drop),
+            _ => open_kvm(),
+        };
+        if let Err(reason) = device {
+            // Written directly, because the harness hides what a passing test prints.
+            let _ = writeln!(std::io::stderr(), "SKIPPED on {self:?}: {reason}");
+            return None;
         }
+        Some(self.open().expect("the device runs guests"))
     }
 
     fn target(self) -> Target {
@@ -80,6 +82,16 @@ impl Tested {
             EngineKind::Mshv => Target::Mshv,
             _ => Target::Kvm,
         }
+    }
+}
+
+/// Why there is no KVM, if there is none.
+fn open_kvm() -> Result<(), String> {
+    vellum_mshv_double::link();
+    match Kvm::open() {
+        Ok(_) => Ok(()),
+        Err(error @ (OpenError::Absent | OpenError::Permission)) => Err(error.to_string()),
+        Err(error) => panic!("{error:?}"),
     }
 }
 

@@ -3,9 +3,10 @@
 
 #![expect(unsafe_code, reason = "sends a signal to a thread")]
 
+mod double;
 mod machine;
 mod sandboxes;
-mod support;
+mod subject;
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +77,7 @@ fn a_run_that_violates_returns_only_for_a_signal() {
 #[test]
 fn checks_of_read_only_memory_pass_when_interruptions_end_the_loop() {
     driver::loop_on_violations();
-    let subject = support::subject(NAME).but(
+    let subject = subject::subject(NAME).but(
         Quirk::ViolationsMayLoop,
         "Linux until 7.0 enters a guest again that writes to read-only memory",
     );
@@ -99,27 +100,21 @@ fn checks_of_read_only_memory_pass_when_interruptions_end_the_loop() {
 
 /// A kernel without page tables of its own, which nothing but the region's flags keeps from writing.
 fn kernel() -> Option<(Engine, GuestImage)> {
-    vellum_mshv_double::link();
     driver::loop_on_violations();
-    let engine = Engine::builder().kind(EngineKind::Mshv).build();
     let skip = |reason: &str| {
         let _ = writeln!(std::io::stderr(), "SKIPPED on {NAME}: {reason}");
     };
-    match (engine, vellum_test_guests::i686_c()) {
-        (Ok(engine), Some(elf)) => {
-            let image = GuestImage::from_bytes(elf).expect("a guest");
-            Some((engine, image))
-        }
-        (Ok(_), None) => {
-            skip("no compiler for the guest");
-            None
-        }
-        (Err(error), _) if error.kind() == ErrorKind::NoHypervisor => {
-            skip(&error.to_string());
-            None
-        }
-        (Err(error), _) => panic!("{error:?}"),
+    if let Err(reason) = double::open() {
+        skip(&reason);
+        return None;
     }
+    let Some(elf) = vellum_test_guests::i686_c() else {
+        skip("no compiler for the guest");
+        return None;
+    };
+    let engine = Engine::builder().kind(EngineKind::Mshv).build();
+    let image = GuestImage::from_bytes(elf).expect("a guest");
+    Some((engine.expect("an engine"), image))
 }
 
 #[test]

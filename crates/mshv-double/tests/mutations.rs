@@ -2,8 +2,9 @@
 //! pass fails, and so does every sandbox.
 #![expect(unsafe_code, reason = "lends memory to a guest")]
 
+mod double;
 mod sandboxes;
-mod support;
+mod subject;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -44,14 +45,11 @@ fn without_extended_state<T>(body: impl FnOnce() -> T) -> T {
 
 /// The engine, or why there is none.
 fn engine() -> Option<Mshv> {
-    vellum_mshv_double::link();
-    Mshv::open().map_or_else(
-        |error| {
-            let _ = writeln!(std::io::stderr(), "SKIPPED on mshv-double: {error}");
-            None
-        },
-        Some,
-    )
+    double::open()
+        .inspect_err(|reason| {
+            let _ = writeln!(std::io::stderr(), "SKIPPED on mshv-double: {reason}");
+        })
+        .ok()
 }
 
 fn create_vm(engine: &Mshv) -> Box<dyn Vm> {
@@ -164,7 +162,7 @@ fn without_either_the_suite_of_all_engines_fails() {
     if engine().is_none() {
         return;
     }
-    let subject = support::subject("mshv-double");
+    let subject = subject::subject("mshv-double");
     for (check, outcome) in boots(&subject) {
         assert!(matches!(outcome, Outcome::Passed), "{check}: {outcome}");
     }

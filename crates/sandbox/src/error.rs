@@ -71,7 +71,7 @@ pub enum ErrorKind {
     Protocol,
     /// The call was cancelled.
     Cancelled,
-    /// The call did not end before its deadline.
+    /// The call did not end before its deadline, or executed as many instructions as it [may](crate::CallOptions::fuel).
     DeadlineExceeded,
     /// The vCPU cannot go on: triple fault, invalid state, an instruction that the hypervisor cannot carry out.
     Crashed,

@@ -93,3 +93,20 @@ fn the_engine_that_was_asked_for_is_the_one_that_is_missed() {
     assert_eq!(missed.len(), 2, "{table}");
     assert!(missed.iter().all(|line| line.starts_with("emulator ")));
 }
+
+#[test]
+fn an_engine_whose_tests_all_skip_themselves_has_not_run() {
+    let ran = "engine=kvm cow=host suite=sandbox tests=1";
+    let skipped = "engine=kvm cow=host suite=sandbox skipped=it does not run a guest";
+    let cases = [
+        (ran.to_owned(), true),
+        (format!("{skipped}\n{ran}\n"), true),
+        (skipped.to_owned(), false),
+        (ran.replace("kvm", "emulator"), false),
+        (String::new(), false),
+    ];
+    for (file, expected) in cases {
+        let report = EngineReport::new(&file, &[]);
+        assert_eq!(report.has_run("kvm"), expected, "{file}");
+    }
+}

@@ -1,14 +1,15 @@
 //! `cargo xtask mshv-test` and `mshv-double-check`: the MSHV backend on a machine of its kind or on the test double, and the double against
 //! the tests of the crate that talks to it.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::engine_report::REPORT_VARIABLE;
+use crate::engine_report::{EngineReport, REPORT_VARIABLE};
 use crate::process::{self, heading, progress};
 use crate::tasks::test::Totals;
 use crate::workspace::Workspace;
@@ -134,8 +135,11 @@ fn run_tier(workspace: &Workspace, tier: Tier, report: Option<&Path>) -> Result<
         Tier::Double => Some(build_double(workspace)?),
         Tier::Machine => None,
     };
+    let own_report = workspace.target_dir().join("mshv-test-report.txt");
     let mut totals = Totals::default();
     for (suite, filters) in suites {
+        fs::write(&own_report, "")
+            .with_context(|| format!("could not create {}", own_report.display()))?;
         let package = match *suite {
             CONFORMANCE => "conformance",
             _ => "sandbox",
@@ -152,13 +156,30 @@ fn run_tier(workspace: &Workspace, tier: Tier, report: Option<&Path>) -> Result<
         if let Some(double) = &double {
             command.env("LD_PRELOAD", double);
         }
-        if let Some(report) = report {
-            command.env(REPORT_VARIABLE, report);
-        }
+        command.env(REPORT_VARIABLE, &own_report);
         heading(&format!("{suite} on {}", tier.label()));
         process::run_inspected(&mut command, |line| totals.add_line(line))?;
+        let lines = fs::read_to_string(&own_report)
+            .with_context(|| format!("could not read {}", own_report.display()))?;
+        if let Some(report) = report {
+            append(report, &lines)?;
+        }
+        ensure!(
+            EngineReport::new(&lines, &[]).has_run(tier.label()),
+            "{suite}: every test has skipped itself, and an engine was to be there: {}",
+            lines.lines().next().unwrap_or("no report")
+        );
     }
     Ok(totals)
+}
+
+fn append(path: &Path, lines: &str) -> Result<()> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(lines.as_bytes()))
+        .with_context(|| format!("could not write {}", path.display()))
 }
 
 /// Runs the tests of the crate against the double.

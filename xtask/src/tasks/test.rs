@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
-use crate::engine_report::{EngineReport, REPORT_VARIABLE, printed_report};
+use crate::engine_report::{DEFAULT_ENGINE, EngineReport, REPORT_VARIABLE, printed_report};
 use crate::host::{GCC, Kvm};
 use crate::process::{self, heading, progress};
 use crate::rules;
@@ -31,11 +31,16 @@ pub(crate) fn run(workspace: &Workspace, engine: Option<&str>) -> Result<()> {
     print!("{}", outcome.engines.table(engine, kvm_problem.as_deref()));
     println!("{}", outcome.totals);
     let error = outcome.error();
+    // A backend that is broken may look like a machine that has none.
+    let is_kvm_wanted = engine.is_none() && kvm_problem.is_none();
+    let engines = (is_kvm_wanted && !outcome.engines.has_run(DEFAULT_ENGINE))
+        .then(|| anyhow!("/dev/kvm is usable, and no test ran on it"));
     let parts = [
         ("house rules", rules.err()),
         ("crates alone", standalone.err()),
         ("tests", error),
         ("tests over mshv", outcome.over_mshv.err()),
+        ("engines", engines),
     ];
     let mut failed = Vec::new();
     for (name, error) in parts {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use vellum_backend::state::{Xcr0, XsaveArea};
-use vellum_backend::{StateGroup, VcpuState};
+use vellum_backend::{StateGroup, Tracking, VcpuState};
 
 use crate::failure::{Result, ensure, ensure_eq};
 use crate::guest::guest;
@@ -111,6 +111,24 @@ pub(crate) fn control_words_are_those_of_the_state(subject: &Subject) -> Result 
             "fcw and mxcsr"
         );
     }
+    Ok(())
+}
+
+/// A fresh vCPU runs once it has registers, and has the control words of a reset.
+pub(crate) fn a_fresh_vcpu_has_control_words(subject: &Subject) -> Result {
+    let mut rig = Rig::fresh(subject, Mode::User, &STORE_CONTROL, Tracking::None)?;
+    let mut state = rig.boot_state();
+    state.general.rbx = DATA;
+    for group in [StateGroup::Special, StateGroup::General] {
+        rig.vm.set_state(group, &state)?;
+    }
+    rig.result()?;
+    let words = rig.ram.read_u64(DATA)?;
+    ensure_eq!(
+        (words & 0xFFFF, words >> 32),
+        (0x37F, 0x1F80),
+        "fcw and mxcsr"
+    );
     Ok(())
 }
 

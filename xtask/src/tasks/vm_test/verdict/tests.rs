@@ -45,6 +45,18 @@ fn a_boot_in_which_all_is_as_expected_has_no_problem() {
 }
 
 #[test]
+fn tests_of_the_emulator_count_in_no_boot() {
+    let line = "@vellum engine engine=emulator cow=host-side suite=m tests=1\n@vellum done";
+    let text = SKIPPED.replace("@vellum done", line);
+    assert_eq!(outcome(Boot::NoSvm, &text).problems(), [""; 0]);
+    let text = PASSED
+        .replace("engine=kvm cow=host-side", "engine=kvm cow=guest-side")
+        .replace("@vellum done", line);
+    let problems = outcome_of("sandbox", Boot::Nested, &text).problems();
+    assert!(problems[0].contains("cow=host"), "{problems:?}");
+}
+
+#[test]
 fn whatever_is_not_as_expected_is_a_problem() {
     let cases = [
         (

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use vellum_backend::Hypervisor;
-use vellum_backend::mshv::Mshv;
 use vellum_conformance::{Subject, on_kvm, over_mshv};
+
+use crate::double;
 
 /// The engine under a name, or why there is none. The double runs its guests on the machine's own `/dev/kvm`, so what that KVM cannot do is not
 /// here either.
 pub(crate) fn subject(name: &str) -> Subject {
-    vellum_mshv_double::link();
-    match Mshv::open() {
+    match double::open() {
         Ok(mshv) => {
-            let engine: Arc<dyn Hypervisor> = Arc::new(mshv);
-            let subject = Subject::new(engine).expect("a cpu model").named(name);
-            on_kvm(over_mshv(subject))
+            let subject = Subject::new(Arc::new(mshv)).expect("a cpu model");
+            on_kvm(over_mshv(subject.named(name)))
         }
-        Err(error) => Subject::absent(name, error.to_string()),
+        Err(reason) => Subject::absent(name, reason),
     }
 }
