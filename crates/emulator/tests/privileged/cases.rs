@@ -216,10 +216,10 @@ impl Generator {
                 code.extend([0xB8, self.random.pick(&[0xF, 0x10, 0x1F]), 0, 0, 0]);
                 code.extend([0x44, 0x0F, 0x22, 0xC0, 0x44, 0x0F, 0x20, 0xC1]);
             }
-            // mov cr2, rcx; mov cr1, rcx; mov rcx, cr3
+            // mov cr2, rcx; mov rcx, cr2; mov rcx, cr3
             1 => code.extend(self.random.pick(&[
                 [0x0F, 0x22, 0xD1],
-                [0x0F, 0x22, 0xC9],
+                [0x0F, 0x20, 0xD1],
                 [0x0F, 0x20, 0xD9],
             ])),
             2 => {
