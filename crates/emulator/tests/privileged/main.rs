@@ -77,7 +77,7 @@ fn privileged_instructions_do_the_same_as_on_the_processor() {
         std::io::stderr(),
         "{cases} cases in ring 0, {different} mismatches, {exits:?}"
     );
-    assert!(exits.len() > 8, "the generator reaches little");
+    assert!(exits.len() > 6, "the generator reaches little");
     assert_eq!(different, 0);
 }
 
