@@ -5,7 +5,7 @@ use vellum_backend::state::SpecialRegs;
 
 use crate::cpu::{CodeSize, Cpu, reg};
 use crate::flags::{self, Flags};
-use crate::segments::{error_of, is_null, null_stack};
+use crate::segments::{StackFaults, error_of, is_null, null_stack};
 use crate::trap::{Cause, Exception, Trap, vector};
 
 /// Who calls a handler.
@@ -47,6 +47,20 @@ fn is_contributory(vector: u8) -> bool {
         vector,
         vector::DE | vector::TS | vector::NP | vector::SS | vector::GP
     )
+}
+
+/// RF as the frame of a handler has it: set by faults, so that the instruction can be carried out again (Intel SDM volume 3,
+/// section 19.3.1.1).
+fn resume_flag(vector: u8, source: Source) -> u64 {
+    let is_trap = matches!(
+        vector,
+        vector::DB | vector::NMI | vector::BP | vector::OF | vector::DF
+    );
+    if source == Source::Processor && !is_trap {
+        flags::RF
+    } else {
+        0
+    }
 }
 
 impl Cpu {
@@ -227,7 +241,7 @@ impl Cpu {
         let values = [
             u64::from(old_ss),
             old_rsp,
-            old_flags,
+            old_flags | resume_flag(vector, source),
             u64::from(old_cs),
             old_rip,
         ];
@@ -260,7 +274,11 @@ impl Cpu {
         let gate = self.gate(vector, source)?;
         let (code, cpl) = self.handler_privilege(&gate, source)?;
         let (old_rsp, old_ss) = (self.rsp(), self.special.ss.selector);
-        let old = [self.flags.0, u64::from(self.special.cs.selector), self.rip];
+        let old = [
+            self.flags.0 | resume_flag(vector, source),
+            u64::from(self.special.cs.selector),
+            self.rip,
+        ];
         let changes = cpl != self.cpl;
         let stack = if changes {
             Some(self.stack_of_privilege(cpl)?)
@@ -271,7 +289,7 @@ impl Cpu {
         let old_flags = self.flags.0;
         self.flags.0 &= !flags::AC;
         if let Some((selector, esp)) = stack {
-            self.special.ss = self.stack_segment(selector, cpl, vector::TS)?;
+            self.special.ss = self.stack_segment(selector, cpl, StackFaults::OF_TASK)?;
             self.refresh();
             self.set_stack_pointer(esp);
             self.push_sized(gate.width, u64::from(old_ss))?;

@@ -75,6 +75,33 @@ pub(crate) fn is_null(selector: u16) -> bool {
     selector & !3 == 0
 }
 
+/// Which faults a stack segment that cannot be used is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StackFaults {
+    /// What is wrong with the selector, or with what it names.
+    pub(crate) wrong: u8,
+    /// The segment is not present.
+    pub(crate) absent: u8,
+}
+
+impl StackFaults {
+    /// Of `mov`, `pop` and a far return.
+    pub(crate) const OF_LOAD: Self = Self {
+        wrong: vector::GP,
+        absent: vector::SS,
+    };
+    /// Of `iret` (Intel SDM volume 2, `IRET`).
+    pub(crate) const OF_IRET: Self = Self {
+        wrong: vector::GP,
+        absent: vector::NP,
+    };
+    /// Of a stack that a task-state segment names.
+    pub(crate) const OF_TASK: Self = Self {
+        wrong: vector::TS,
+        absent: vector::SS,
+    };
+}
+
 impl Cpu {
     /// Reads the descriptor of a selector that is not null. One beyond the end of its table is a fault of `vector`.
     pub(crate) fn descriptor(&mut self, selector: u16, vector: u8) -> Result<Descriptor, Trap> {
@@ -109,6 +136,15 @@ impl Cpu {
         }
     }
 
+    /// #GP unless all of a system descriptor of the global table is there: 16 bytes in long mode (Intel SDM volume 3, section 3.5.2).
+    pub(crate) fn require_system_descriptor(&mut self, selector: u16) -> Result<(), Trap> {
+        let last = u32::from(selector & !7) + if self.is_long_mode() { 15 } else { 7 };
+        if last > u32::from(self.special.gdtr.limit) {
+            return Err(self.fault_with(vector::GP, error_of(selector)));
+        }
+        Ok(())
+    }
+
     /// The upper 8 bytes of a system descriptor of long mode.
     pub(crate) fn descriptor_high(&mut self, descriptor: Descriptor) -> Result<u64, Trap> {
         self.load_implicitly::<u64>(self.wrap_table(descriptor.at.wrapping_add(8)))
@@ -139,7 +175,7 @@ impl Cpu {
             return Ok(());
         }
         let segment = if number == seg::SS {
-            self.stack_segment(selector, self.cpl, vector::GP)?
+            self.stack_segment(selector, self.cpl, StackFaults::OF_LOAD)?
         } else {
             self.data_segment(selector)?
         };
@@ -169,13 +205,14 @@ impl Cpu {
         Ok(descriptor.segment(selector))
     }
 
-    /// The stack segment for code of privilege `cpl`; what is wrong with the selector is a fault of `vector`.
+    /// The stack segment for code of privilege `cpl`.
     pub(crate) fn stack_segment(
         &mut self,
         selector: u16,
         cpl: u8,
-        vector: u8,
+        faults: StackFaults,
     ) -> Result<Segment, Trap> {
+        let vector = faults.wrong;
         let rpl = (selector & 3) as u8;
         if is_null(selector) {
             if self.is_64_bit() && cpl < 3 && rpl == cpl {
@@ -189,7 +226,7 @@ impl Cpu {
             return Err(self.fault_with(vector, error_of(selector)));
         }
         if !descriptor.attributes().is_present() {
-            return Err(self.fault_with(vector::SS, error_of(selector)));
+            return Err(self.fault_with(faults.absent, error_of(selector)));
         }
         self.mark_descriptor(&mut descriptor, 1)?;
         Ok(descriptor.segment(selector))

@@ -110,6 +110,7 @@ fn system_segment(
     types: &[u8],
 ) -> Result<(Descriptor, Segment), Trap> {
     let descriptor = if selector & 4 == 0 {
+        cpu.require_system_descriptor(selector)?;
         cpu.descriptor(selector, vector::GP)?
     } else {
         return Err(cpu.fault_with(vector::GP, error_of(selector)));

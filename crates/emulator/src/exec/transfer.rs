@@ -10,7 +10,7 @@ use crate::deliver::Source;
 use crate::flags::{self, Flags};
 use crate::memory::{Cell, is_canonical};
 use crate::op::{Handler, Op};
-use crate::segments::{Descriptor, error_of, is_null};
+use crate::segments::{Descriptor, StackFaults, error_of, is_null};
 use crate::trap::{Trap, vector};
 use crate::width::Width;
 
@@ -174,7 +174,7 @@ fn return_far<W: Width + Cell>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         selector,
         released_bytes: op.imm,
     };
-    return_to::<W>(cpu, &frame, 2 * W::BYTES, false)
+    return_to::<W>(cpu, &frame, 2 * W::BYTES, Return::Far)
 }
 
 /// What a far return or an `iret` pops first.
@@ -185,13 +185,19 @@ struct Frame {
     released_bytes: u64,
 }
 
-/// Goes to the code segment of a frame of `len_bytes`, of the same or a lower privilege. `always_stack` says that SS and RSP are popped in
-/// any case, as `iretq` does.
+/// Which instruction returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Return {
+    Far,
+    Interrupt,
+}
+
+/// Goes to the code segment of a frame of `len_bytes`, of the same or a lower privilege. In 64-bit code `iret` pops SS and RSP in any case.
 fn return_to<W: Width + Cell>(
     cpu: &mut Cpu,
     frame: &Frame,
     len_bytes: u64,
-    always_stack: bool,
+    kind: Return,
 ) -> Result<(), Trap> {
     let selector = frame.selector;
     if is_null(selector) {
@@ -212,6 +218,7 @@ fn return_to<W: Width + Cell>(
     }
     check_target(cpu, code, frame.offset)?;
     let outer = rpl > cpu.cpl;
+    let always_stack = kind == Return::Interrupt && cpu.is_64_bit();
     if !outer && !always_stack {
         cpu.put_code_segment(code, selector, rpl)?;
         cpu.add_to_stack_pointer(len_bytes + frame.released_bytes);
@@ -225,7 +232,11 @@ fn return_to<W: Width + Cell>(
     let stack = if is_null(ss) && to_long && rpl != 3 {
         crate::segments::null_stack(ss, rpl)
     } else {
-        cpu.stack_segment(ss, rpl, vector::GP)?
+        let faults = match kind {
+            Return::Far => StackFaults::OF_LOAD,
+            Return::Interrupt => StackFaults::OF_IRET,
+        };
+        cpu.stack_segment(ss, rpl, faults)?
     };
     cpu.put_code_segment(code, selector, rpl)?;
     cpu.special.ss = stack;
@@ -263,15 +274,12 @@ fn return_interrupt<W: Width + Cell>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> 
         selector,
         released_bytes: 0,
     };
-    let always_stack = cpu.is_64_bit();
-    return_to::<W>(cpu, &frame, 3 * W::BYTES, always_stack)?;
+    return_to::<W>(cpu, &frame, 3 * W::BYTES, Return::Interrupt)?;
     // The privilege before the return decides which flags can change.
     let new_cpl = std::mem::replace(&mut cpu.cpl, cpl);
     cpu.flags = old;
     cpu.load_flags::<W>(value);
-    if W::BITS > 16 {
-        cpu.flags.put(flags::RF, value & flags::RF != 0);
-    }
+    // RF is not loaded: the next instruction would clear it, and no breakpoint heeds it.
     cpu.cpl = new_cpl;
     cpu.events.nmi_masked = false;
     Ok(())

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register, RflagsBits,
+    Code, CpuidFeature as F, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
 use crate::guest::{CASE_LEN, DATA, at};
@@ -105,39 +105,40 @@ fn may_keep_flags(instruction: &Instruction) -> bool {
     shifts_or_compares || instruction.is_string_instruction()
 }
 
+/// Features that every profile has, or that processors have whatever it says.
+const FEATURES: [F; 28] = [
+    F::INTEL8086,
+    F::INTEL8086_ONLY,
+    F::INTEL186,
+    F::INTEL286,
+    F::INTEL386,
+    F::INTEL486,
+    F::X64,
+    F::CMOV,
+    F::CX8,
+    F::CMPXCHG16B,
+    F::FPU,
+    F::FPU287,
+    F::FPU387,
+    F::FXSR,
+    F::SSE,
+    F::SSE2,
+    F::SSE3,
+    F::SSSE3,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::POPCNT,
+    F::PCLMULQDQ,
+    F::MULTIBYTENOP,
+    F::MMX,
+    F::CLFSH,
+    F::PAUSE,
+    F::TSC,
+    F::CPUID,
+];
+
 /// Whether it belongs to the comparison: in every profile, without an effect on anything but registers and the window of data, and defined.
 fn is_comparable(instruction: &Instruction) -> bool {
-    use iced_x86::CpuidFeature as F;
-    const FEATURES: [F; 28] = [
-        F::INTEL8086,
-        F::INTEL8086_ONLY,
-        F::INTEL186,
-        F::INTEL286,
-        F::INTEL386,
-        F::INTEL486,
-        F::X64,
-        F::CMOV,
-        F::CX8,
-        F::CMPXCHG16B,
-        F::FPU,
-        F::FPU287,
-        F::FPU387,
-        F::FXSR,
-        F::SSE,
-        F::SSE2,
-        F::SSE3,
-        F::SSSE3,
-        F::SSE4_1,
-        F::SSE4_2,
-        F::POPCNT,
-        F::PCLMULQDQ,
-        F::MULTIBYTENOP,
-        F::MMX,
-        F::CLFSH,
-        F::PAUSE,
-        F::TSC,
-        F::CPUID,
-    ];
     let features = instruction.cpuid_features();
     let known = features.iter().all(|feature| FEATURES.contains(feature));
     let forbidden = matches!(

@@ -8,6 +8,7 @@ use vellum_backend::{Exit, HostMemory, Hypervisor, Protection, Tracking, VcpuSta
 use vellum_emulator::{EmulatedVm, Emulator};
 use vellum_layout::{Gpa, GpaRange, Gva};
 
+mod exceptions;
 mod files;
 mod hostile;
 mod instructions;
