@@ -422,6 +422,9 @@ impl XsaveArea {
     const FCW: usize = 0;
     /// Offset of MXCSR.
     const MXCSR: usize = 24;
+    /// Offset of MXCSR_MASK: the bits of MXCSR that the processor has, which `XSAVE` writes and `XRSTOR` ignores (Intel SDM volume 1,
+    /// sections 11.6.6 and 13.5.2).
+    const MXCSR_MASK: usize = 28;
     /// Offset of XSTATE_BV.
     const XSTATE_BV: usize = 512;
 
@@ -435,8 +438,10 @@ impl XsaveArea {
         Self { bytes }
     }
 
-    /// From the bytes of an `XSAVE` area.
-    pub fn from_bytes(bytes: [u8; XSAVE_LEN_BYTES]) -> Self {
+    /// From the bytes of an `XSAVE` area. `MXCSR_MASK` is cleared: it says what the processor has, not what the vCPU holds, and is there or not
+    /// depending on when a hypervisor last saved the registers.
+    pub fn from_bytes(mut bytes: [u8; XSAVE_LEN_BYTES]) -> Self {
+        bytes[Self::MXCSR_MASK..Self::MXCSR_MASK + 4].fill(0);
         Self {
             bytes: Box::new(bytes),
         }

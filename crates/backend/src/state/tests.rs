@@ -334,3 +334,14 @@ fn attributes_decode_as_the_manual_lays_them_out() {
     );
     assert!(!SegmentType::ABSENT.is_present());
 }
+
+#[test]
+fn what_the_processor_says_of_itself_is_no_state() {
+    let reset = XsaveArea::reset();
+    let mut bytes = *reset.as_bytes();
+    bytes[28..32].copy_from_slice(&0xFFFF_u32.to_le_bytes());
+    assert_eq!(XsaveArea::from_bytes(bytes), reset);
+    // MXCSR, in front of it, is.
+    bytes[24] ^= 1;
+    assert_ne!(XsaveArea::from_bytes(bytes), reset);
+}
