@@ -4,6 +4,7 @@ mod control;
 mod deadline;
 #[cfg(test)]
 mod fake_interrupter;
+mod incoming;
 mod options;
 mod outbox;
 mod reading;

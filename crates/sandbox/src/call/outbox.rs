@@ -4,7 +4,8 @@ use vellum_abi::function::Signature;
 use vellum_abi::message::{Argument, Message};
 use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET, Record, Records};
 
-use super::session::{Phase, Session, check_arguments};
+use super::incoming::check_arguments;
+use super::session::{Phase, Session};
 use crate::error::Failure;
 use crate::host::Incoming;
 use crate::metrics::{Delivery, KnownNames};

@@ -1,13 +1,11 @@
 //! One call from its request to its reply: the loop that serves the guest's exits.
 
-use std::cell::{Cell, RefCell};
-
 use vellum_abi::fault::{FaultReason, FaultRecord};
 use vellum_abi::fill::FillRequest;
 use vellum_abi::log::{HEADER_LEN_BYTES, PanicRecord};
 use vellum_abi::message::{
-    Argument, ErrorCode, External, Limits, Message, MessageHeader, MessageKind, MessageWriter,
-    Outcome, Place, Slot, WriteError, plain_bits, plain_slots, write_error, write_plain,
+    Argument, ErrorCode, Limits, Message, MessageHeader, MessageKind, MessageWriter, Outcome, Slot,
+    WriteError, plain_bits, plain_slots, write_error, write_plain,
 };
 use vellum_abi::port::{IDLE_READY, IDLE_REPLY, Port};
 use vellum_abi::value::{ValueRef, ValueType};
@@ -16,12 +14,13 @@ use vellum_layout::FAULT_RECORD_OFFSET;
 use zerocopy::FromBytes;
 
 use super::control::{Control, StopReason};
+use super::incoming::{FromMessage, check_call, own};
 use super::outbox::Outbox;
 use crate::capture::capture;
 use crate::checkpoint::Checkpoints;
 use crate::error::Failure;
 use crate::fault::{Fault, Privileged, classify};
-use crate::host::{Answer, Incoming, Resolved};
+use crate::host::{Answer, Resolved};
 use crate::instance::Instance;
 use crate::logging::LogSink;
 use crate::snapshot::Suspended;
@@ -345,14 +344,9 @@ impl Session<'_> {
                 ErrorCode::NotNow,
                 "a guest cannot call the host while it initialises".to_owned(),
             )),
-            Ok(()) => self.host.call(
-                function,
-                &FromMessage {
-                    message,
-                    left_bytes: Cell::new(self.instance.memory_len_bytes()),
-                    instance: RefCell::new(self.instance),
-                },
-            )?,
+            Ok(()) => self
+                .host
+                .call(function, &FromMessage::new(message, self.instance))?,
         };
         // A stop that came while the host function ran is seen at the next entry: the interruption is still pending.
         self.answer(function, answer)
@@ -622,97 +616,6 @@ fn encode_any(
 fn too_large(value: &ValueRef<'_>) -> Failure {
     Failure::ArgumentTooLarge {
         len_bytes: value.payload().len(),
-    }
-}
-
-/// Whether a host call names a function that has an answer and gives it what it takes. The inner error is for the guest.
-fn check_call(
-    message: &Message<'_>,
-    host: &Resolved,
-) -> Result<Result<(), (ErrorCode, String)>, Failure> {
-    let function = message.function();
-    match host.signature(function) {
-        Some(signature) if signature.is_one_way() => {
-            let text = format!("host function {function} is one-way");
-            Ok(Err((ErrorCode::UnknownFunction, text)))
-        }
-        _ => check_arguments(message, host),
-    }
-}
-
-/// Whether a host call names a function and gives it what it takes. The inner error is for the guest.
-pub(super) fn check_arguments(
-    message: &Message<'_>,
-    host: &Resolved,
-) -> Result<Result<(), (ErrorCode, String)>, Failure> {
-    let Some(signature) = host.signature(message.function()) else {
-        let text = format!("no host function {}", message.function());
-        return Ok(Err((ErrorCode::UnknownFunction, text)));
-    };
-    let params = signature.params();
-    if message.slot_count() != params.len() {
-        let text = format!(
-            "{} arguments given, {} taken",
-            message.slot_count(),
-            params.len()
-        );
-        return Ok(Err((ErrorCode::ArgumentCount, text)));
-    }
-    for (index, param) in params.iter().enumerate() {
-        let given = message
-            .argument(index)
-            .map_err(Failure::Message)?
-            .value_type();
-        if given != *param {
-            let text = format!("argument {index} is {given}, not {param}");
-            return Ok(Err((ErrorCode::ArgumentType, text)));
-        }
-    }
-    Ok(Ok(()))
-}
-
-/// The arguments of a host call: from the message, or from guest memory.
-struct FromMessage<'a> {
-    message: Message<'a>,
-    /// Bytes that arguments outside of the message may still have. Together they can name no more memory than the guest has, or some of
-    /// it would be copied again and again.
-    left_bytes: Cell<u64>,
-    /// Finding out how a kernel translates its addresses asks the vCPU.
-    instance: RefCell<&'a mut Instance>,
-}
-
-impl Incoming for FromMessage<'_> {
-    fn argument(&self, index: usize) -> Result<Value, Failure> {
-        let argument = self.message.argument(index).map_err(Failure::Message)?;
-        if let Argument::External(external) = &argument {
-            let left = self.left_bytes.get().checked_sub(external.len_bytes.into());
-            let refused = Failure::Protocol("arguments of more bytes than the guest has memory");
-            self.left_bytes.set(left.ok_or(refused)?);
-        }
-        own(&mut self.instance.borrow_mut(), argument)
-    }
-}
-
-/// A value of the host's own.
-fn own(instance: &mut Instance, argument: Argument<'_>) -> Result<Value, Failure> {
-    match argument {
-        Argument::Value(value) => Ok(Value::from_ref(value)),
-        Argument::External(External {
-            value_type,
-            len_bytes,
-            place: Place::GuestMemory { gva },
-        }) => {
-            let bytes = instance
-                .read_guest(gva, len_bytes.into())
-                .map_err(Failure::Reach)?;
-            match value_type {
-                ValueType::String => String::from_utf8(bytes)
-                    .map(Value::String)
-                    .map_err(|_| Failure::Protocol("a string that is not utf-8")),
-                _ => Ok(Value::Bytes(bytes)),
-            }
-        }
-        Argument::External(_) => Err(Failure::Protocol("an external value of the wrong side")),
     }
 }
 

@@ -4,7 +4,8 @@ use vellum_abi::message::{
 use vellum_abi::value::{ValueRef, ValueType};
 use vellum_backend::{Access, Exit, IoWidth};
 
-use super::{Failure, Offered, Stop, Value, check_arguments, encode, end_of, idle, parse};
+use super::super::incoming::check_arguments;
+use super::{Failure, Offered, Stop, Value, encode, end_of, idle, parse};
 use crate::host::{HostFunctions, Resolved};
 use crate::image::GuestImage;
 
