@@ -76,6 +76,10 @@ pub(super) fn build(
     let mut tests = workspace.cargo();
     tests.args(["test", "--no-run", "--test", "*", "--bench", BENCHMARK]);
     let mut programs = build_with(&mut tests, &PACKAGES)?;
+    // Its other tests compare with silicon, which QEMU is not.
+    let mut privileged = workspace.cargo();
+    privileged.args(["test", "--no-run", "--test", "privileged"]);
+    programs.extend(build_with(&mut privileged, &["vellum-emulator"])?);
     // `cargo test` would make a test harness of it.
     let mut demo = workspace.cargo();
     demo.args(["build", "--example", DEMO]);
