@@ -37,12 +37,7 @@ pub trait TableStore {
     /// unspecified.
     #[inline]
     fn read_entries(&self, at: Gpa, width: EntryWidth, into: &mut [u64]) -> Result<(), StoreError> {
-        let mut at = at;
-        for entry in into {
-            *entry = self.read_entry(at, width)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        read_each(self, at, width, into)
     }
 
     /// Writes consecutive entries of one table, the first at `at`.
@@ -59,12 +54,7 @@ pub trait TableStore {
         width: EntryWidth,
         entries: &[u64],
     ) -> Result<(), StoreError> {
-        let mut at = at;
-        for &raw in entries {
-            self.write_entry(at, width, raw)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        write_each(self, at, width, entries.iter().copied())
     }
 
     /// Writes a run of entries of one table: `run.first_raw`, then `run.stride` more in each.
@@ -82,15 +72,41 @@ pub trait TableStore {
         width: EntryWidth,
         run: EntryRun,
     ) -> Result<(), StoreError> {
-        let mut at = at;
-        for raw in run.values() {
-            self.write_entry(at, width, raw)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        write_each(self, at, width, run.values())
     }
 }
 
+/// Reads consecutive entries one by one.
+#[inline]
+fn read_each<S: TableStore + ?Sized>(
+    store: &S,
+    mut at: Gpa,
+    width: EntryWidth,
+    into: &mut [u64],
+) -> Result<(), StoreError> {
+    for entry in into {
+        *entry = store.read_entry(at, width)?;
+        at = next_entry(at, width)?;
+    }
+    Ok(())
+}
+
+/// Writes consecutive entries one by one.
+#[inline]
+fn write_each<S: TableStore + ?Sized>(
+    store: &mut S,
+    mut at: Gpa,
+    width: EntryWidth,
+    entries: impl Iterator<Item = u64>,
+) -> Result<(), StoreError> {
+    for raw in entries {
+        store.write_entry(at, width, raw)?;
+        at = next_entry(at, width)?;
+    }
+    Ok(())
+}
+
+#[inline]
 fn next_entry(at: Gpa, width: EntryWidth) -> Result<Gpa, StoreError> {
     at.checked_add(width.bytes())
         .ok_or(StoreError::Unbacked { at })
@@ -273,12 +289,7 @@ impl TableStore for SliceStore<'_> {
             into.copy_from_slice(&self.words[run]);
             return Ok(());
         }
-        let mut at = at;
-        for entry in into {
-            *entry = self.read_entry(at, width)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        read_each(self, at, width, into)
     }
 
     #[inline]
@@ -293,12 +304,7 @@ impl TableStore for SliceStore<'_> {
             self.words[run].copy_from_slice(entries);
             return Ok(());
         }
-        let mut at = at;
-        for &raw in entries {
-            self.write_entry(at, width, raw)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        write_each(self, at, width, entries.iter().copied())
     }
 
     #[inline]
@@ -313,12 +319,7 @@ impl TableStore for SliceStore<'_> {
             run.fill(&mut self.words[range]);
             return Ok(());
         }
-        let mut at = at;
-        for raw in run.values() {
-            self.write_entry(at, width, raw)?;
-            at = next_entry(at, width)?;
-        }
-        Ok(())
+        write_each(self, at, width, run.values())
     }
 }
 
