@@ -15,12 +15,13 @@ use alloc::vec::Vec;
 
 use vellum_abi::message::{
     ErrorCode, External, Limits, Message, MessageError, MessageHeader, MessageKind, MessageWriter,
-    Slot, WriteError, write_error, write_plain_reply,
+    Slot, WriteError, plain_bits, plain_slots, write_error, write_plain_reply,
 };
 use vellum_abi::value::{ValueRef, ValueType};
+use zerocopy::FromBytes;
 
 use crate::link::Link;
-use crate::table::Export;
+use crate::table::{Export, Thunk};
 use crate::value::{GuestValue, Outgoing};
 
 /// What a thunk hands back.
@@ -36,9 +37,18 @@ pub struct Session<'g> {
 
 /// A call on its way to a function: its arguments, taken one by one.
 pub struct Incoming<'a> {
-    message: Message<'a>,
+    source: Source<'a>,
     fetch: Fetch<'a>,
     next: usize,
+}
+
+/// Where arguments come from.
+enum Source<'a> {
+    /// A call with as many slots as the function has parameters and nothing behind them, which most are. Whatever its slots turn out not to
+    /// be, the parser of all messages says what they are.
+    Plain { input: &'a [u8], slots: &'a [u8] },
+    /// Any other.
+    Message(Message<'a>),
 }
 
 /// Gets external values from the host.
@@ -81,6 +91,35 @@ impl<'g> Session<'g> {
     fn run(&self) -> (u32, Answer) {
         // SAFETY: the reference goes into `Incoming` only, whose users drop it before the next message is asked for.
         let input = unsafe { self.link.input() };
+        let Some((function, thunk, slots)) = self.plain_call(input) else {
+            return self.run_any(input);
+        };
+        let source = Source::Plain { input, slots };
+        (function, thunk(self.incoming(source)))
+    }
+
+    /// The function that is called, its thunk and its arguments, if the call is plain.
+    #[inline]
+    fn plain_call<'a>(&self, input: &'a [u8]) -> Option<(u32, Thunk, &'a [u8])> {
+        let (header, _) = MessageHeader::read_from_prefix(input).ok()?;
+        let export = self.functions.get(header.function as usize)?;
+        let count = export.param_count();
+        let slots = plain_slots(input, MessageKind::Call, header.function, count)?;
+        Some((header.function, export.thunk()?, slots))
+    }
+
+    #[inline]
+    fn incoming<'a>(&'a self, source: Source<'a>) -> Incoming<'a> {
+        Incoming {
+            source,
+            fetch: Fetch::new(&self.link),
+            next: 0,
+        }
+    }
+
+    /// Runs a call with text or bytes, or refuses one that is none.
+    #[inline(never)]
+    fn run_any(&self, input: &[u8]) -> (u32, Answer) {
         let message = match Message::parse(input, Limits::for_buffer(input.len())) {
             Ok(message) => message,
             Err(error) => return (u32::MAX, Err(Failure::malformed(&error))),
@@ -107,14 +146,7 @@ impl<'g> Session<'g> {
                 Err(Failure::new(ErrorCode::UnknownFunction, text)),
             );
         };
-        (
-            function,
-            thunk(Incoming {
-                message,
-                fetch: Fetch::new(&self.link),
-                next: 0,
-            }),
-        )
+        (function, thunk(self.incoming(Source::Message(message))))
     }
 
     #[inline]
@@ -200,16 +232,18 @@ pub(crate) fn push(
     }
 }
 
-/// The value in slot `index` of a message of the host.
+/// The value in one of the slots of a plain message, if it is one of this type.
 #[inline]
+pub(crate) fn from_plain<T: GuestValue>(slots: &[u8], index: usize) -> Option<T> {
+    T::from_bits(plain_bits(slots, index, T::TYPE)?)
+}
+
+/// The value in slot `index` of a message of the host.
 pub(crate) fn decode<T: GuestValue>(
     message: &Message<'_>,
     index: usize,
     fetch: Fetch<'_>,
 ) -> Result<T, Failure> {
-    if let Some(value) = T::from_slot(message, index) {
-        return Ok(value);
-    }
     let argument = message
         .argument(index)
         .map_err(|error| Failure::malformed(&error))?;
@@ -223,13 +257,14 @@ impl Incoming<'_> {
     /// It has another number.
     #[inline]
     pub fn expect_count(&self, count: usize) -> Result<(), Failure> {
-        if self.message.slot_count() == count {
+        let given = match &self.source {
+            Source::Plain { slots, .. } => slots.len() / Slot::LEN_BYTES,
+            Source::Message(message) => message.slot_count(),
+        };
+        if given == count {
             return Ok(());
         }
-        let text = format!(
-            "function has {count} parameters, call has {}",
-            self.message.slot_count()
-        );
+        let text = format!("function has {count} parameters, call has {given}");
         Err(Failure::new(ErrorCode::ArgumentCount, text))
     }
 
@@ -241,7 +276,24 @@ impl Incoming<'_> {
     pub fn take<T: GuestValue>(&mut self) -> Result<T, Failure> {
         let index = self.next;
         self.next += 1;
-        decode(&self.message, index, self.fetch)
+        if let Source::Plain { slots, .. } = &self.source
+            && let Some(value) = from_plain(slots, index)
+        {
+            return Ok(value);
+        }
+        self.take_any(index)
+    }
+
+    /// An argument that is no value of fixed size, or not of this type, or that comes with one which is not.
+    fn take_any<T: GuestValue>(&self, index: usize) -> Result<T, Failure> {
+        match &self.source {
+            Source::Plain { input, .. } => {
+                let message = Message::parse(input, Limits::for_buffer(input.len()))
+                    .map_err(|error| Failure::malformed(&error))?;
+                decode(&message, index, self.fetch)
+            }
+            Source::Message(message) => decode(message, index, self.fetch),
+        }
     }
 
     /// Ends the decoding. From here on the buffer that the arguments came in may be overwritten.

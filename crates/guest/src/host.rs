@@ -8,13 +8,13 @@ use core::fmt;
 
 use vellum_abi::message::{
     ErrorCode, Limits, Message, MessageError, MessageKind, MessageWriter, Outcome, WriteError,
-    write_plain,
+    plain_slots, write_plain,
 };
 use vellum_abi::outbox::RecordKind;
 use vellum_abi::port::Port;
 use vellum_abi::value::ValueRef;
 
-use crate::dispatch::{Failure, Fetch, decode, push};
+use crate::dispatch::{Failure, Fetch, decode, from_plain, push};
 use crate::link::Link;
 use crate::outbox::{Appended, Body, WhenFull};
 use crate::table::Import;
@@ -92,6 +92,16 @@ pub fn call_host_on<T: GuestValue>(
     // SAFETY: the reference is used in this function only, and the one exit below it, a fill, does not let the host
     // write a message.
     let input = unsafe { link.input() };
+    let slots = plain_slots(input, MessageKind::HostReply, function, 1);
+    match slots.and_then(|slots| from_plain(slots, 0)) {
+        Some(value) => Ok(value),
+        None => reply_in(input, link, function),
+    }
+}
+
+/// What a reply says that is not simply a value of fixed size.
+#[inline(never)]
+fn reply_in<T: GuestValue>(input: &[u8], link: &Link<'_>, function: u32) -> Result<T, HostError> {
     let message = Message::parse(input, Limits::for_buffer(input.len()))
         .map_err(|error| Failure::malformed(&error))?;
     if message.kind() != MessageKind::HostReply || message.function() != function {

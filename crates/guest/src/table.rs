@@ -88,6 +88,12 @@ impl Export {
         Self(Entry::new(name, params, ret, Some(thunk)))
     }
 
+    /// Number of parameters.
+    #[inline]
+    pub(crate) const fn param_count(&self) -> usize {
+        self.0.param_count as usize
+    }
+
     /// The thunk. Every export has one; a table whose bytes say otherwise was not made by this library.
     #[inline]
     pub(crate) const fn thunk(&self) -> Option<Thunk> {

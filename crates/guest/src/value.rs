@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Display};
 
-use vellum_abi::message::{Argument, ErrorCode, Message, Slot};
+use vellum_abi::message::{Argument, ErrorCode, Slot};
 use vellum_abi::value::{ValueRef, ValueType};
 
 use crate::dispatch::{Failure, Fetch};
@@ -42,10 +42,10 @@ pub trait GuestValue: Sized {
     #[doc(hidden)]
     fn from_argument(argument: Argument<'_>, fetch: &Fetch<'_>) -> Result<Self, Failure>;
 
-    /// The value of a slot, if it is a sound slot of this type and the type is of fixed size: the short way.
+    /// The value that the bits of a slot of this type stand for, if the type is of fixed size and they are one.
     #[doc(hidden)]
     #[inline]
-    fn from_slot(_message: &Message<'_>, _index: usize) -> Option<Self> {
+    fn from_bits(_bits: u64) -> Option<Self> {
         None
     }
 
@@ -156,8 +156,8 @@ macro_rules! scalar {
             }
 
             #[inline]
-            fn from_slot(message: &Message<'_>, index: usize) -> Option<Self> {
-                match message.scalar(index, Self::TYPE) {
+            fn from_bits(bits: u64) -> Option<Self> {
+                match ValueRef::from_scalar_bits(Self::TYPE, bits) {
                     Some(ValueRef::$variant(value)) => Some(value),
                     _ => None,
                 }
@@ -200,6 +200,11 @@ impl GuestValue for () {
             Argument::Value(ValueRef::Unit) => Ok(()),
             other => Err(Failure::wrong_type(Self::TYPE, other.value_type())),
         }
+    }
+
+    #[inline]
+    fn from_bits(bits: u64) -> Option<Self> {
+        (bits == 0).then_some(())
     }
 
     #[inline]
