@@ -9,6 +9,7 @@ mod counts;
 mod cpio;
 mod exact;
 mod initramfs;
+mod loaded;
 mod modules;
 mod packages;
 mod programs;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::boots::{Boot, Step};
 use super::cpio::Archive;
+use super::loaded::loaded_part;
 use super::modules::{self, Module};
 use super::packages::Platform;
 use super::programs::{self, Program, read};
@@ -33,7 +34,9 @@ impl Contents {
             archive.file(&format!("{MODULES}/{}.ko", module.name), &module.contents);
         }
         for program in programs {
-            archive.file(&program.inner_path(), &read(&program.executable)?);
+            let executable = loaded_part(read(&program.executable)?)
+                .with_context(|| format!("could not pack {}", program.name))?;
+            archive.file(&program.inner_path(), &executable);
         }
         for library in programs::libraries(programs)? {
             archive.file(&library, &read(Path::new(&library))?);
