@@ -194,7 +194,7 @@ pub(crate) enum Placement {
 #[inline]
 fn write_scalar(output: &mut [u8], function: u32, slot: Slot) -> Result<Placement, WriteError> {
     let have_bytes = output.len();
-    if write_plain_reply(output, MessageKind::Reply, function, slot) {
+    if write_plain_reply(output, function, slot) {
         return Ok(Placement::Inline);
     }
     Err(WriteError::BufferTooSmall {

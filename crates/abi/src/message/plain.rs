@@ -78,26 +78,39 @@ pub fn write_plain(
     if values.len() > MAX_SLOTS || (kind.is_reply() && values.len() != 1) {
         return None;
     }
-    let message = buffer.get_mut(..slot_offset(values.len()))?;
-    let (header, slots) = message.split_at_mut(MessageHeader::LEN_BYTES);
-    header.copy_from_slice(MessageHeader::plain(kind, function, values.len()).as_bytes());
+    let slots = start(buffer, kind, function, values.len())?;
     for (slot, value) in slots.chunks_exact_mut(Slot::LEN_BYTES).zip(values) {
         slot.copy_from_slice(Slot::of_scalar(*value)?.as_bytes());
     }
     Some(slot_offset(values.len()))
 }
 
-/// Writes the reply of function `function` with a value of fixed size; `false` where the buffer does not even hold that.
+/// Writes the guest's reply to a call of `function` with a value of fixed size; `false` where the buffer does not even hold that.
 #[must_use]
 #[inline]
-pub fn write_plain_reply(buffer: &mut [u8], kind: MessageKind, function: u32, slot: Slot) -> bool {
-    let Some(message) = buffer.get_mut(..slot_offset(1)) else {
-        return false;
-    };
-    let (header, rest) = message.split_at_mut(MessageHeader::LEN_BYTES);
-    header.copy_from_slice(MessageHeader::plain(kind, function, 1).as_bytes());
-    rest.copy_from_slice(slot.as_bytes());
-    true
+pub fn write_plain_reply(buffer: &mut [u8], function: u32, slot: Slot) -> bool {
+    match start(buffer, MessageKind::Reply, function, 1) {
+        Some(slots) => {
+            slots.copy_from_slice(slot.as_bytes());
+            true
+        }
+        None => false,
+    }
+}
+
+/// Writes the header of a plain message and lends the bytes of its slots.
+#[inline]
+fn start(
+    buffer: &mut [u8],
+    kind: MessageKind,
+    function: u32,
+    slot_count: usize,
+) -> Option<&mut [u8]> {
+    let (header, slots) = buffer
+        .get_mut(..slot_offset(slot_count))?
+        .split_at_mut(MessageHeader::LEN_BYTES);
+    header.copy_from_slice(MessageHeader::plain(kind, function, slot_count).as_bytes());
+    Some(slots)
 }
 
 /// The slots of the message at the start of `bytes`, if it is one of `slot_count` values and has the header of a plain one; their types are

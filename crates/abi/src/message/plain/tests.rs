@@ -97,19 +97,9 @@ fn a_plain_reply_is_written_as_the_writer_writes_it() {
     let slot = Slot::of_scalar(value).expect("of fixed size");
     let expected = oracle(MessageKind::Reply, &[value]).expect("a sound message");
     let mut buffer = vec![0xA5; 64];
-    assert!(write_plain_reply(
-        &mut buffer,
-        MessageKind::Reply,
-        FUNCTION,
-        slot
-    ));
+    assert!(write_plain_reply(&mut buffer, FUNCTION, slot));
     assert_eq!(buffer[..expected.len()], expected);
-    assert!(!write_plain_reply(
-        &mut buffer[..47],
-        MessageKind::Reply,
-        FUNCTION,
-        slot
-    ));
+    assert!(!write_plain_reply(&mut buffer[..47], FUNCTION, slot));
 }
 
 #[test]
