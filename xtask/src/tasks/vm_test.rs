@@ -36,7 +36,7 @@ use crate::engine_report::EngineReport;
 use crate::process::{heading, progress};
 use crate::workspace::Workspace;
 
-/// Time for a boot with all its steps, about three times what they take on two busy processors.
+/// Time for a boot with all its steps, about three times what the longest takes on two processors.
 const TIME_LIMIT_SECONDS: u64 = 1200;
 
 /// The test program that holds an engine to what every engine must do.
