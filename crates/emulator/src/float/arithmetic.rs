@@ -2,18 +2,6 @@
 
 use super::{Environment, Format, Number, Value, flag, shift_right_sticky};
 
-/// Two operands, ready to be computed with; else the result that they alone decide.
-fn operands(
-    format: Format,
-    environment: &mut Environment,
-    (a, b): (Number, Number),
-) -> Result<(Number, Number), u128> {
-    match format.propagate(environment, a, b) {
-        Some(nan) => Err(nan),
-        None => Ok((Format::admit(environment, a), Format::admit(environment, b))),
-    }
-}
-
 fn note_denormals(environment: &mut Environment, numbers: &[Number]) {
     if numbers.iter().any(|number| number.denormal) {
         environment.raise(flag::DENORMAL);
@@ -42,6 +30,22 @@ fn finish(format: Format, environment: &mut Environment, raw: Raw, precision: u3
     }
 }
 
+/// What `operation` makes of two numbers, rounded to `precision` bits; without it where one of them is a NaN, which decides alone.
+fn calculate(
+    format: Format,
+    environment: &mut Environment,
+    (a, b): (Number, Number),
+    precision: u32,
+    operation: impl FnOnce(Format, &mut Environment, Number, Number) -> Raw,
+) -> u128 {
+    if let Some(nan) = format.propagate(environment, a, b) {
+        return nan;
+    }
+    let (a, b) = (Format::admit(environment, a), Format::admit(environment, b));
+    let raw = operation(format, environment, a, b);
+    finish(format, environment, raw, precision)
+}
+
 /// `a + b`, with a significand of `precision` bits. `negate` makes it `a - b`.
 pub(crate) fn add(
     format: Format,
@@ -50,14 +54,11 @@ pub(crate) fn add(
     negate: Negate,
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, numbers) {
-        Err(nan) => Raw::Done(nan),
-        Ok((a, mut b)) => {
-            b.negative ^= negate == Negate::Second;
-            sum(format, environment, a, b)
-        }
+    let operation = |format, environment: &mut Environment, a, mut b: Number| {
+        b.negative ^= negate == Negate::Second;
+        sum(format, environment, a, b)
     };
-    finish(format, environment, raw, precision)
+    calculate(format, environment, numbers, precision, operation)
 }
 
 /// Which operand of an addition changes its sign.
@@ -156,11 +157,7 @@ pub(crate) fn multiply(
     numbers: (Number, Number),
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, numbers) {
-        Err(nan) => Raw::Done(nan),
-        Ok((a, b)) => product(format, environment, a, b),
-    };
-    finish(format, environment, raw, precision)
+    calculate(format, environment, numbers, precision, product)
 }
 
 fn product(format: Format, environment: &mut Environment, a: Number, b: Number) -> Raw {
@@ -202,11 +199,7 @@ pub(crate) fn divide(
     numbers: (Number, Number),
     precision: u32,
 ) -> u128 {
-    let raw = match operands(format, environment, numbers) {
-        Err(nan) => Raw::Done(nan),
-        Ok((a, b)) => quotient(format, environment, a, b),
-    };
-    finish(format, environment, raw, precision)
+    calculate(format, environment, numbers, precision, quotient)
 }
 
 fn quotient(format: Format, environment: &mut Environment, a: Number, b: Number) -> Raw {
