@@ -110,3 +110,6 @@ pub(super) fn own(instance: &mut Instance, argument: Argument<'_>) -> Result<Val
         Argument::External(_) => Err(Failure::Protocol("an external value of the wrong side")),
     }
 }
+
+#[cfg(test)]
+mod tests;

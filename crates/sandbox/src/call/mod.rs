@@ -2,17 +2,21 @@
 
 mod control;
 mod deadline;
+mod ending;
 #[cfg(test)]
 mod fake_interrupter;
+mod hosting;
 mod incoming;
+mod messages;
 mod options;
 mod outbox;
 mod reading;
 mod session;
 
 pub(crate) use control::Control;
+pub(crate) use messages::Buffers;
 pub use options::{CallOptions, CancelToken};
 pub(crate) use outbox::Outbox;
 pub use outbox::OutboxCounts;
 pub use reading::ReplyBytes;
-pub(crate) use session::{Buffers, Phase, Session};
+pub(crate) use session::{Phase, Session};

@@ -5,7 +5,8 @@ use std::io;
 use vellum_abi::message::{Argument, External, Place};
 use vellum_abi::value::{ValueRef, ValueType};
 
-use super::session::{Request, Session, Stop, outcome};
+use super::messages::{Request, outcome};
+use super::session::{Session, Stop};
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
 
