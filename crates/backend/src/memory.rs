@@ -269,10 +269,17 @@ impl HostMemory {
     ///
     /// # Errors
     /// [`OutOfBounds`], also when `offset` is not a multiple of 8, or the last word reaches past the end.
+    #[inline]
     pub fn read_words(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
-        for (offset, part) in (offset..).step_by(8).zip(into.chunks_mut(8)) {
-            let word = self.read_u64(offset)?.to_le_bytes();
-            part.copy_from_slice(&word[..part.len()]);
+        let from = self.words(offset, into.len())?;
+        let (whole, rest) = into.as_chunks_mut();
+        // SAFETY: `words` checked as many words as begin in `into`; volatile, because a guest may have other ideas about this memory.
+        let word = |index| unsafe { from.add(index).read_volatile() }.to_ne_bytes();
+        for (index, part) in whole.iter_mut().enumerate() {
+            *part = word(index);
+        }
+        if !rest.is_empty() {
+            rest.copy_from_slice(&word(whole.len())[..rest.len()]);
         }
         Ok(())
     }
@@ -282,11 +289,20 @@ impl HostMemory {
     ///
     /// # Errors
     /// As [`read_words`](Self::read_words).
+    #[inline]
     pub fn write_words(&self, offset: u64, from: &[u8]) -> Result<(), OutOfBounds> {
-        for (offset, part) in (offset..).step_by(8).zip(from.chunks(8)) {
+        let into = self.words(offset, from.len())?;
+        let (whole, rest) = from.as_chunks();
+        // SAFETY: as in `read_words`, the other way round. The mapping is writable wherever the guest's memory is.
+        let write =
+            |index, word| unsafe { into.add(index).write_volatile(u64::from_ne_bytes(word)) };
+        for (index, part) in whole.iter().enumerate() {
+            write(index, *part);
+        }
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.write_u64(offset, u64::from_le_bytes(word))?;
+            word[..rest.len()].copy_from_slice(rest);
+            write(whole.len(), word);
         }
         Ok(())
     }
@@ -445,7 +461,12 @@ impl HostMemory {
     /// A pointer to a number of type `T` that is in bounds and aligned.
     #[inline]
     fn aligned<T>(&self, offset: u64) -> Result<*mut T, OutOfBounds> {
-        let len_bytes = size_of::<T>() as u64;
+        self.aligned_range(offset, size_of::<T>() as u64)
+    }
+
+    /// A pointer to `len_bytes` that are in bounds, aligned for numbers of type `T`.
+    #[inline]
+    fn aligned_range<T>(&self, offset: u64, len_bytes: u64) -> Result<*mut T, OutOfBounds> {
         let address = self.at(offset, len_bytes)?.cast::<T>();
         if address.is_aligned() {
             Ok(address)
@@ -454,10 +475,18 @@ impl HostMemory {
         }
     }
 
+    /// A pointer to the words that hold `len` bytes, in bounds to the last one and aligned.
+    #[inline]
+    fn words(&self, offset: u64, len: usize) -> Result<*mut u64, OutOfBounds> {
+        // No slice is so long that this overflows.
+        self.aligned_range(offset, len.next_multiple_of(8) as u64)
+    }
+
     #[inline]
     fn at(&self, offset: u64, len_bytes: u64) -> Result<*mut u8, OutOfBounds> {
-        let end = offset.checked_add(len_bytes);
-        if end.is_none_or(|end| end > self.len_bytes()) {
+        // In this order, because the length is often known when the program is compiled.
+        let last = self.len_bytes().checked_sub(len_bytes);
+        if last.is_none_or(|last| offset > last) {
             return Err(self.out_of_bounds(offset, len_bytes));
         }
         let offset = usize::try_from(offset).map_err(|_| self.out_of_bounds(0, 0))?;

@@ -126,8 +126,21 @@ pub fn plain_slots(
     let (header, slots) = bytes
         .get(..slot_offset(slot_count))?
         .split_at(MessageHeader::LEN_BYTES);
-    let expected = MessageHeader::plain(kind, function, slot_count);
-    (header == expected.as_bytes()).then_some(slots)
+    is_plain_header(header, kind, function, slot_count).then_some(slots)
+}
+
+/// Whether these are the bytes of [`MessageHeader::plain`]: compared as four numbers, each of which is known before it is read.
+#[inline]
+fn is_plain_header(bytes: &[u8], kind: MessageKind, function: u32, slot_count: usize) -> bool {
+    let header = MessageHeader::plain(kind, function, slot_count);
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let Ok([first, second, third, fourth]) = <[u64; 4]>::read_from_bytes(bytes) else {
+        return false;
+    };
+    u64::from_le(first) == pair(header.kind, header.function)
+        && u64::from_le(second) == pair(header.status, header.slot_count)
+        && u64::from_le(third) == pair(header.total_len_bytes, 0)
+        && fourth == 0
 }
 
 /// The bits of the value in one of the slots that [`plain_slots`] found, if the slot is of type `ty` and nothing else is in it. Whether they

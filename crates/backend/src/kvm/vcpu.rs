@@ -22,6 +22,22 @@ pub(super) enum Decoded {
     DirtyRingFull,
 }
 
+/// An `out` of a doubleword, which is how a guest of Vellum's leaves; `None` for anything else, and for [`decode_io`] to decode.
+#[inline]
+pub(super) fn decode_out(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Option<Exit> {
+    if run.exit_reason != KVM_EXIT_IO {
+        return None;
+    }
+    // SAFETY: this is the member that an exit of this reason sets, and any bytes are sound ones of it.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let is_plain = u32::from(io.direction) == KVM_EXIT_IO_OUT && io.size == 4 && io.count == 1;
+    is_plain.then(|| Exit::IoOut {
+        port: io.port,
+        width: IoWidth::Dword,
+        data: item_at(io.data_offset),
+    })
+}
+
 /// A port access. One item of 1, 2 or 4 bytes may be a plain instruction; anything else is a string instruction of several items. Of one that
 /// moves one item at a time nothing is left to see: `outs` appears as an `out` each time.
 ///

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES,
-    KVM_MEM_READONLY, kvm_enable_cap, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
-    kvm_xcrs, kvm_xsave,
+    KVM_MEM_READONLY, kvm_enable_cap, kvm_msr_entry, kvm_run, kvm_sregs,
+    kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{
     MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd,
@@ -26,7 +26,7 @@ use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
-use super::vcpu::{Decoded, decode, decode_io};
+use super::vcpu::{Decoded, decode, decode_io, decode_out};
 use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
@@ -312,6 +312,36 @@ impl KvmVm {
             .map_err(|error| VmError::hypervisor("KVM_SET_REGS", error))
     }
 
+    /// Decodes the exit of a guest that leaves as Vellum's do.
+    #[inline]
+    fn decode_out(&mut self) -> Option<Exit> {
+        let run = self.vcpu.get_kvm_run();
+        decode_out(run, item_of(run))
+    }
+
+    /// Goes on behind an entry that ended in any other way, until an exit that is the caller's.
+    #[inline(never)]
+    fn run_on(&mut self, mut entered: Result<(), i32>) -> Result<Exit, VmError> {
+        let exit = loop {
+            let run = self.vcpu.get_kvm_run();
+            if entered.is_ok()
+                && let Some(exit) = decode_io(run, item_of(run))
+            {
+                break exit;
+            }
+            if let Some(exit) = self.other_exit(entered)? {
+                break exit;
+            }
+            entered = enter(&self.vcpu);
+        };
+        self.pending = match exit {
+            Exit::IoIn { width, .. } => Pending::Input(width),
+            Exit::Interrupted => Pending::Nothing,
+            _ => Pending::Completion,
+        };
+        Ok(exit)
+    }
+
     /// What an entry ended with that did not end with a port access; `None` when the guest is to be entered again.
     #[cold]
     fn other_exit(&mut self, entered: Result<(), i32>) -> Result<Option<Exit>, VmError> {
@@ -375,29 +405,14 @@ impl Vm for KvmVm {
         if let Pending::Input(_) = self.pending {
             return Err(VmError::InputPending);
         }
-        loop {
-            let entered = enter(&self.vcpu);
-            let run = self.vcpu.get_kvm_run();
-            let page = ptr::from_ref(run).cast::<u8>();
-            let item_at = |offset| {
-                let offset = usize::try_from(offset).unwrap_or(0);
-                // SAFETY: the kernel placed the items at this offset of the mapped kvm_run area, at the start of a page.
-                unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
-            };
-            let exit = match entered.ok().and_then(|()| decode_io(run, item_at)) {
-                Some(exit) => exit,
-                None => match self.other_exit(entered)? {
-                    Some(exit) => exit,
-                    None => continue,
-                },
-            };
-            self.pending = match exit {
-                Exit::IoIn { width, .. } => Pending::Input(width),
-                Exit::Interrupted => Pending::Nothing,
-                _ => Pending::Completion,
-            };
+        let entered = enter(&self.vcpu);
+        if entered.is_ok()
+            && let Some(exit) = self.decode_out()
+        {
+            self.pending = Pending::Completion;
             return Ok(exit);
         }
+        self.run_on(entered)
     }
 
     fn complete_io_in(&mut self, data: u32) -> Result<(), VmError> {
@@ -571,6 +586,17 @@ impl Vm for KvmVm {
             Mmu::Shadow => HostMemory::touch_protection(host, targets.len_bytes())
                 .map_err(|error| VmError::hypervisor("publishing page tables", error)),
         }
+    }
+}
+
+/// Reads four bytes of the area that `run` is the start of, so many bytes behind it.
+#[inline]
+fn item_of(run: &kvm_run) -> impl FnOnce(u64) -> u32 {
+    let page = ptr::from_ref(run).cast::<u8>();
+    move |offset| {
+        let offset = usize::try_from(offset).unwrap_or(0);
+        // SAFETY: the kernel placed the items of a port access at this offset of the mapped area, at the start of a page.
+        unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
     }
 }
 
