@@ -32,23 +32,17 @@ pub struct Session<'g> {
     link: Link<'g>,
     functions: &'g [Export],
     /// The last reply's text or bytes, when they did not fit and the host has yet to copy them.
-    kept: Option<Outgoing>,
+    kept: Option<Vec<u8>>,
 }
 
-/// A call on its way to a function: its arguments, taken one by one.
+/// A call on its way to a function: its arguments, taken one by one. There are as many as the function has parameters.
 pub struct Incoming<'a> {
-    source: Source<'a>,
+    /// The input buffer, which begins with the call.
+    input: &'a [u8],
+    /// The call as the parser of all messages sees it, once an argument has needed it.
+    message: Option<Message<'a>>,
     fetch: Fetch<'a>,
     next: usize,
-}
-
-/// Where arguments come from.
-enum Source<'a> {
-    /// A call with as many slots as the function has parameters and nothing behind them, which most are. Whatever its slots turn out not to
-    /// be, the parser of all messages says what they are.
-    Plain { input: &'a [u8], slots: &'a [u8] },
-    /// Any other.
-    Message(Message<'a>),
 }
 
 /// Gets external values from the host.
@@ -76,42 +70,40 @@ impl<'g> Session<'g> {
     }
 
     /// Answers the call in the input buffer; afterwards the reply lies in the output buffer.
+    #[inline]
     pub fn answer(&mut self) {
         // The host has resumed us, so it is done with the last reply.
         if self.kept.is_some() {
             self.kept = None;
         }
-        let (function, answer) = self.run();
+        // SAFETY: the reference goes into `Incoming` only, whose users drop it before the next message is asked for.
+        let input = unsafe { self.link.input() };
+        let (function, answer) = match self.plain_call(input) {
+            Some((function, thunk)) => (function, thunk(self.incoming(input, None))),
+            None => self.run_any(input),
+        };
         match answer {
-            Ok(value) => self.reply(function, value),
-            Err(failure) => self.reply_error(function, &failure),
+            Ok(Outgoing::Scalar(slot)) if self.reply_plain(function, slot) => {}
+            other => self.reply(function, other),
         }
     }
 
-    fn run(&self) -> (u32, Answer) {
-        // SAFETY: the reference goes into `Incoming` only, whose users drop it before the next message is asked for.
-        let input = unsafe { self.link.input() };
-        let Some((function, thunk, slots)) = self.plain_call(input) else {
-            return self.run_any(input);
-        };
-        let source = Source::Plain { input, slots };
-        (function, thunk(self.incoming(source)))
-    }
-
-    /// The function that is called, its thunk and its arguments, if the call is plain.
+    /// The function that is called and its thunk, if the call has as many slots as the function has parameters and nothing behind them, which
+    /// most have. Whatever the slots turn out not to be, the parser of all messages says what they are.
     #[inline]
-    fn plain_call<'a>(&self, input: &'a [u8]) -> Option<(u32, Thunk, &'a [u8])> {
+    fn plain_call(&self, input: &[u8]) -> Option<(u32, Thunk)> {
         let (header, _) = MessageHeader::read_from_prefix(input).ok()?;
         let export = self.functions.get(header.function as usize)?;
         let count = export.param_count();
-        let slots = plain_slots(input, MessageKind::Call, header.function, count)?;
-        Some((header.function, export.thunk()?, slots))
+        plain_slots(input, MessageKind::Call, header.function, count)?;
+        Some((header.function, export.thunk()?))
     }
 
     #[inline]
-    fn incoming<'a>(&'a self, source: Source<'a>) -> Incoming<'a> {
+    fn incoming<'a>(&'a self, input: &'a [u8], message: Option<Message<'a>>) -> Incoming<'a> {
         Incoming {
-            source,
+            input,
+            message,
             fetch: Fetch::new(&self.link),
             next: 0,
         }
@@ -125,40 +117,59 @@ impl<'g> Session<'g> {
             Err(error) => return (u32::MAX, Err(Failure::malformed(&error))),
         };
         let function = message.function();
-        if message.kind() != MessageKind::Call {
-            let text = format!("expected a call, got {:?}", message.kind());
-            return (
-                function,
-                Err(Failure::new(ErrorCode::MalformedMessage, text)),
-            );
+        match self.callable(&message) {
+            Ok(thunk) => (function, thunk(self.incoming(input, Some(message)))),
+            Err(failure) => (function, Err(failure)),
         }
-        let Some(thunk) = self
-            .functions
-            .get(function as usize)
-            .and_then(Export::thunk)
-        else {
-            let text = format!(
-                "guest has {} functions, none has index {function}",
-                self.functions.len()
-            );
-            return (
-                function,
-                Err(Failure::new(ErrorCode::UnknownFunction, text)),
-            );
-        };
-        (function, thunk(self.incoming(Source::Message(message))))
     }
 
+    /// The thunk of the function that a message calls, if it is a call with the right number of arguments.
+    fn callable(&self, message: &Message<'_>) -> Result<Thunk, Failure> {
+        if message.kind() != MessageKind::Call {
+            let text = format!("expected a call, got {:?}", message.kind());
+            return Err(Failure::new(ErrorCode::MalformedMessage, text));
+        }
+        let function = message.function();
+        let export = self.functions.get(function as usize);
+        let Some((export, thunk)) = export.and_then(|export| Some((export, export.thunk()?)))
+        else {
+            let count = self.functions.len();
+            let text = format!("guest has {count} functions, none has index {function}");
+            return Err(Failure::new(ErrorCode::UnknownFunction, text));
+        };
+        let (count, given) = (export.param_count(), message.slot_count());
+        if given != count {
+            let text = format!("function has {count} parameters, call has {given}");
+            return Err(Failure::new(ErrorCode::ArgumentCount, text));
+        }
+        Ok(thunk)
+    }
+
+    /// Replies with a value of fixed size; `false` where the output buffer has no room even for that.
     #[inline]
-    fn reply(&mut self, function: u32, value: Outgoing) {
+    fn reply_plain(&self, function: u32, slot: Slot) -> bool {
+        self.link
+            .with_output(|output| write_plain_reply(output, function, slot))
+    }
+
+    /// Replies with any value, or with a failure.
+    #[inline(never)]
+    fn reply(&mut self, function: u32, answer: Answer) {
+        let value = match answer {
+            Ok(value) => value,
+            Err(failure) => return self.reply_error(function, &failure),
+        };
         let written = self.link.with_output(|output| match &value {
-            Outgoing::Scalar(slot) => write_scalar(output, function, *slot),
+            Outgoing::Scalar(_) => Err(WriteError::BufferTooSmall {
+                need_bytes: MessageHeader::LEN_BYTES + Slot::LEN_BYTES,
+                have_bytes: output.len(),
+            }),
             Outgoing::String(text) => write_reply(output, function, ValueRef::String(text)),
             Outgoing::Bytes(bytes) => write_reply(output, function, ValueRef::Bytes(bytes)),
         });
         match written {
             Ok(Placement::Inline) => {}
-            Ok(Placement::External) => self.kept = Some(value),
+            Ok(Placement::External) => self.kept = value.into_payload(),
             Err(error) => {
                 let failure = Failure::new(ErrorCode::TooLarge, format!("{error}"));
                 self.reply_error(function, &failure);
@@ -189,18 +200,6 @@ pub(crate) enum Placement {
     Inline,
     /// Nowhere: the message names its address.
     External,
-}
-
-#[inline]
-fn write_scalar(output: &mut [u8], function: u32, slot: Slot) -> Result<Placement, WriteError> {
-    let have_bytes = output.len();
-    if write_plain_reply(output, function, slot) {
-        return Ok(Placement::Inline);
-    }
-    Err(WriteError::BufferTooSmall {
-        need_bytes: MessageHeader::LEN_BYTES + Slot::LEN_BYTES,
-        have_bytes,
-    })
 }
 
 fn write_reply(
@@ -251,23 +250,6 @@ pub(crate) fn decode<T: GuestValue>(
 }
 
 impl Incoming<'_> {
-    /// Refuses the call unless it has `count` arguments.
-    ///
-    /// # Errors
-    /// It has another number.
-    #[inline]
-    pub fn expect_count(&self, count: usize) -> Result<(), Failure> {
-        let given = match &self.source {
-            Source::Plain { slots, .. } => slots.len() / Slot::LEN_BYTES,
-            Source::Message(message) => message.slot_count(),
-        };
-        if given == count {
-            return Ok(());
-        }
-        let text = format!("function has {count} parameters, call has {given}");
-        Err(Failure::new(ErrorCode::ArgumentCount, text))
-    }
-
     /// Takes the next argument.
     ///
     /// # Errors
@@ -276,24 +258,24 @@ impl Incoming<'_> {
     pub fn take<T: GuestValue>(&mut self) -> Result<T, Failure> {
         let index = self.next;
         self.next += 1;
-        if let Source::Plain { slots, .. } = &self.source
-            && let Some(value) = from_plain(slots, index)
-        {
-            return Ok(value);
+        // The slots of any message begin where those of a plain one do.
+        let slots = self.input.get(MessageHeader::LEN_BYTES..);
+        match slots.and_then(|slots| from_plain(slots, index)) {
+            Some(value) => Ok(value),
+            None => self.take_any(index),
         }
-        self.take_any(index)
     }
 
-    /// An argument that is no value of fixed size, or not of this type, or that comes with one which is not.
-    fn take_any<T: GuestValue>(&self, index: usize) -> Result<T, Failure> {
-        match &self.source {
-            Source::Plain { input, .. } => {
-                let message = Message::parse(input, Limits::for_buffer(input.len()))
-                    .map_err(|error| Failure::malformed(&error))?;
-                decode(&message, index, self.fetch)
-            }
-            Source::Message(message) => decode(message, index, self.fetch),
-        }
+    /// An argument that is no value of fixed size, or not of this type.
+    #[inline(never)]
+    fn take_any<T: GuestValue>(&mut self, index: usize) -> Result<T, Failure> {
+        let message = match self.message {
+            Some(message) => message,
+            None => Message::parse(self.input, Limits::for_buffer(self.input.len()))
+                .map_err(|error| Failure::malformed(&error))?,
+        };
+        self.message = Some(message);
+        decode(&message, index, self.fetch)
     }
 
     /// Ends the decoding. From here on the buffer that the arguments came in may be overwritten.

@@ -206,6 +206,16 @@ fn write_call(
     if write_plain(output, MessageKind::HostCall, function, arguments).is_some() {
         return Ok(());
     }
+    write_any_call(output, function, arguments)
+}
+
+/// The same for a call with text or bytes.
+#[inline(never)]
+fn write_any_call(
+    output: &mut [u8],
+    function: u32,
+    arguments: &[ValueRef<'_>],
+) -> Result<(), WriteError> {
     let mut writer = MessageWriter::new(output, MessageKind::HostCall, function, arguments.len())?;
     for argument in arguments {
         push(&mut writer, *argument)?;

@@ -12,7 +12,7 @@ use vellum_abi::line::{EAX_OFFSET, GUEST_SPINS, PORT_OFFSET, STATE_OFFSET, State
 use vellum_abi::peb::Peb;
 use vellum_abi::port::Port;
 
-use crate::gate::Gate;
+use crate::gate::Way;
 use crate::link::address;
 
 /// The line of this guest. It holds an address, not a reference.
@@ -41,15 +41,16 @@ impl Line {
 
     /// Does what an `out` does, by the line if the host polls.
     #[inline]
-    pub(crate) fn exit(self, gate: &dyn Gate, port: Port, eax: u32) {
+    pub(crate) fn exit(self, way: Way<'_>, port: Port, eax: u32) {
         if self.word(STATE_OFFSET).load(Ordering::Relaxed) != State::Open as u32
             || !self.wait(port, eax)
         {
-            gate.exit(port, eax);
+            way.exit(port, eax);
         }
     }
 
     /// Waits until the host has done what the port stands for; `false` when the guest has to leave for it after all.
+    #[inline(never)]
     fn wait(self, port: Port, eax: u32) -> bool {
         self.word(PORT_OFFSET)
             .store(port.number().into(), Ordering::Relaxed);

@@ -11,7 +11,7 @@ use vellum_abi::peb::{FLAG_TOUCH_BEFORE_FILL, Peb};
 use vellum_abi::port::Port;
 use zerocopy::IntoBytes;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, PortGate, Way};
 use crate::line::Line;
 use crate::outbox::{Appended, Body, Outbox, WhenFull};
 
@@ -31,7 +31,7 @@ pub struct Link<'g> {
     outbox: Outbox,
     line: Line,
     touch_before_fill: bool,
-    gate: &'g dyn Gate,
+    way: Way<'g>,
 }
 
 impl<'g> Link<'g> {
@@ -53,20 +53,32 @@ impl<'g> Link<'g> {
             // SAFETY: the same.
             line: unsafe { Line::new(peb) },
             touch_before_fill: peb.flags & FLAG_TOUCH_BEFORE_FILL != 0,
-            gate,
+            way: Way::Gate(gate),
+        }
+    }
+
+    /// The link of a real guest, which leaves by port I/O.
+    ///
+    /// # Safety
+    /// As for [`new`](Self::new).
+    pub(crate) unsafe fn of_guest(peb: &Peb) -> Self {
+        Self {
+            way: Way::Ports,
+            // SAFETY: the caller promises it.
+            ..unsafe { Self::new(peb, &PortGate) }
         }
     }
 
     /// Does what leaving through `port` does; where the host polls, without leaving.
     #[inline]
     pub fn wait(&self, port: Port, eax: u32) {
-        self.line.exit(self.gate, port, eax);
+        self.line.exit(self.way, port, eax);
     }
 
     /// Leaves through `port`.
     #[inline]
     pub fn exit(&self, port: Port, eax: u32) {
-        self.gate.exit(port, eax);
+        self.way.exit(port, eax);
     }
 
     /// Adds a record to the outbox; see [`Outbox::append`].
@@ -77,7 +89,7 @@ impl<'g> Link<'g> {
         when_full: WhenFull,
         write: impl FnMut(&mut [u8]) -> Body,
     ) -> Appended {
-        self.outbox.append(self.gate, kind, when_full, write)
+        self.outbox.append(self.way, kind, when_full, write)
     }
 
     /// The input buffer. The lifetime is the caller's choice; see [`crate::dispatch`] for who keeps it short.

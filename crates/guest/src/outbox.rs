@@ -9,7 +9,7 @@ use vellum_abi::outbox::{OutboxHeader, RECORD_ALIGN, RECORDS_OFFSET, RecordKind,
 use vellum_abi::peb::{FLAG_OUTBOX_DROPS, Peb};
 use vellum_abi::port::Port;
 
-use crate::gate::Gate;
+use crate::gate::Way;
 use crate::link::{address, pointer};
 
 /// The outbox of this guest. It holds an address, not a reference, because the host empties it during exits.
@@ -73,7 +73,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn append(
         &self,
-        gate: &dyn Gate,
+        way: Way<'_>,
         kind: RecordKind,
         when_full: WhenFull,
         mut write: impl FnMut(&mut [u8]) -> Body,
@@ -82,7 +82,7 @@ impl Outbox {
             Some(appended) => appended,
             None if self.drops && when_full == WhenFull::MayDrop => self.count_dropped(),
             None => {
-                gate.exit(Port::Drain, 0);
+                way.exit(Port::Drain, 0);
                 // A host that has not emptied the outbox leaves no room: the record is lost with it.
                 self.try_append(kind, &mut write)
                     .unwrap_or(Appended::Dropped)

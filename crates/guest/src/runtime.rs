@@ -13,7 +13,6 @@ use vellum_abi::peb::Peb;
 use vellum_abi::port::{ABORT_BAD_PEB, IDLE_READY, IDLE_REPLY, Port};
 
 use crate::dispatch::Session;
-use crate::gate::PortGate;
 use crate::link::{Link, address, pointer};
 use crate::table::{Export, Import};
 use crate::{heap, logging, panic};
@@ -43,7 +42,6 @@ struct State {
 }
 
 static STATE: Single<OnceCell<State>> = Single::new(OnceCell::new());
-static GATE: PortGate = PortGate;
 /// Whether the initialisation is over.
 static SERVING: AtomicBool = AtomicBool::new(false);
 
@@ -66,7 +64,7 @@ pub unsafe fn start(peb: *const Peb, functions: [*const Export; 2], imports: *co
         unsafe { core::slice::from_raw_parts(first, count) }
     };
     // SAFETY: a PEB that passed its check names the buffers that the host has mapped for this guest.
-    let link = unsafe { Link::new(&block, &GATE) };
+    let link = unsafe { Link::of_guest(&block) };
     // SAFETY: the same for the heap; the caller promises a single thread.
     unsafe { heap::set_region(block.heap_ptr, block.heap_len_bytes) };
     // A guest starts once.

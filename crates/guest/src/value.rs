@@ -102,6 +102,17 @@ pub enum Outgoing {
     Bytes(Vec<u8>),
 }
 
+impl Outgoing {
+    /// What of it does not lie in a slot.
+    pub(crate) fn into_payload(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Scalar(_) => None,
+            Self::String(text) => Some(text.into_bytes()),
+            Self::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
 impl GuestError {
     /// An error with this text. The host sees its first 1024 bytes.
     pub fn new(text: impl Into<String>) -> Self {
