@@ -172,7 +172,7 @@ impl SandboxBuilder {
     pub fn build(self, engine: &Engine) -> Result<Sandbox, Error> {
         let boot = SnapshotData::boot(&self.image, &self.config, engine)?;
         let mut sandbox = Sandbox::make(engine, &Arc::new(boot), &self.host)?;
-        sandbox.checkpoints = self.checkpoints;
+        sandbox.session.checkpoints = self.checkpoints;
         for (gpa, mapping) in &self.mappings {
             sandbox.map(*gpa, mapping)?;
         }

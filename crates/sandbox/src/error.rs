@@ -293,7 +293,16 @@ impl Failure {
     }
 }
 
+impl Error {
+    /// Whether a guest function returned an error, which leaves the sandbox as it is.
+    #[cold]
+    pub(crate) fn is_of_function(&self) -> bool {
+        matches!(*self.failure, Failure::Guest { .. })
+    }
+}
+
 impl From<Failure> for Error {
+    #[cold]
     fn from(failure: Failure) -> Self {
         Self {
             failure: Box::new(failure),

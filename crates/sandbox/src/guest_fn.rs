@@ -7,7 +7,7 @@ use crate::call::{CallOptions, ReplyBytes};
 use crate::error::{Error, Failure};
 use crate::image::GuestImage;
 use crate::sandbox::Sandbox;
-use crate::value::{Arguments, FromValue};
+use crate::value::{Arguments, FromValue, from_bits};
 
 /// A typed handle to a function of a guest, checked once. It works with every sandbox of the image.
 ///
@@ -26,14 +26,12 @@ pub struct GuestFn<Args, Ret> {
 
 impl<Args, Ret> GuestFn<Args, Ret> {
     #[inline]
-    fn check_image(&self, sandbox: &Sandbox) -> Result<(), Failure> {
+    fn check_image(&self, sandbox: &Sandbox) -> Result<(), Error> {
         if sandbox.image().is_same(&self.image) {
             return Ok(());
         }
-        Err(Failure::Incompatible {
-            what: "function handle",
-            than: "image",
-        })
+        let (what, than) = ("function handle", "image");
+        Err(Failure::Incompatible { what, than }.into())
     }
 }
 
@@ -54,7 +52,7 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
     /// comes from the guest the sandbox must be restored.
     #[inline]
     pub fn call(&self, sandbox: &mut Sandbox, args: Args) -> Result<Ret, Error> {
-        self.call_with(sandbox, args, &CallOptions::default())
+        self.call_with(sandbox, args, &CallOptions::NONE)
     }
 
     /// Calls the function with a deadline, or so that it can be cancelled.
@@ -73,10 +71,19 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
         options: &CallOptions,
     ) -> Result<Ret, Error> {
         self.check_image(sandbox)?;
-        let value =
-            args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?;
-        Ok(Ret::from_value(value)
-            .ok_or_else(|| Failure::Protocol("a checked value has another type"))?)
+        let plain = args.with_slots(|slots| match slots {
+            Some(slots) if !Ret::TYPE.is_variable() => {
+                Some(sandbox.invoke_plain(self.index, slots, Ret::TYPE, options))
+            }
+            _ => None,
+        });
+        let value = match plain {
+            Some(bits) => from_bits(bits?),
+            None => Ret::from_value(
+                args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?,
+            ),
+        };
+        Ok(value.ok_or_else(|| Failure::Protocol("a checked value has another type"))?)
     }
 }
 
@@ -107,7 +114,7 @@ impl<Args: Arguments> GuestFn<Args, Vec<u8>> {
         read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
     ) -> Result<R, Error> {
         self.check_image(sandbox)?;
-        Ok(args.with_values(|values| sandbox.invoke_reading(self.index, values, options, read))?)
+        args.with_values(|values| sandbox.invoke_reading(self.index, values, options, read))
     }
 }
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use vellum_abi::function::{Signature, check_name};
 use vellum_abi::message::{
-    ErrorCode, MAX_ERROR_TEXT_LEN_BYTES, MessageHeader, MessageKind, plain_bits, plain_slots,
+    ErrorCode, MAX_ERROR_TEXT_LEN_BYTES, MessageHeader, MessageKind, Slot, plain_bits, plain_slots,
 };
-use vellum_abi::value::{ValueRef, ValueType};
+use vellum_abi::value::ValueType;
 use zerocopy::FromBytes;
 
 use crate::error::Failure;
 use crate::image::Function;
 use crate::metrics::{MetricSink, Metrics};
-use crate::value::{FromValue, Value};
+use crate::value::{FromValue, Value, from_bits};
 
 /// The host functions that sandboxes may call, by name. Cheap to clone; many sandboxes can share one set.
 ///
@@ -34,22 +34,26 @@ use crate::value::{FromValue, Value};
 /// panic is caught and reported to the guest as an error.
 #[derive(Clone, Default)]
 pub struct HostFunctions {
-    functions: BTreeMap<String, Registered>,
+    functions: BTreeMap<String, Arc<Registered>>,
     /// The first mistake in building the set, reported when a sandbox is built.
     mistake: Option<Mistake>,
     metrics: Option<Arc<Metrics>>,
 }
 
-#[derive(Clone)]
 struct Registered {
     signature: Signature,
-    call: Arc<Erased>,
+    call: Box<Erased>,
+    call_plain: Box<ErasedPlain>,
 }
 
 /// Names of metrics, unless the embedder says otherwise.
 const DEFAULT_METRIC_NAMES: usize = 256;
 
+/// A function whose types are forgotten.
 type Erased = dyn Fn(&dyn Incoming) -> Result<Result<Value, String>, Failure> + Send + Sync;
+/// The same of one whose arguments and result are of fixed size: from the slots of a message to the bits of the result. `None`, and nothing
+/// was called, where the slots hold anything else.
+type ErasedPlain = dyn Fn(&[u8]) -> Option<Result<u64, String>> + Send + Sync;
 
 #[derive(Clone, Debug)]
 enum Mistake {
@@ -79,6 +83,7 @@ impl Incoming for PlainSlots<'_> {
         Err(Failure::Protocol("an argument of another type"))
     }
 
+    #[inline]
     fn scalar_bits(&self, index: usize, ty: ValueType) -> Option<u64> {
         plain_bits(self.0, index, ty)
     }
@@ -107,11 +112,21 @@ impl HostFunctions {
             self.mistake.get_or_insert(Mistake::Name(name));
             return self;
         }
+        let function = Arc::new(function);
         let registered = Registered {
             signature,
-            call: Arc::new(move |incoming: &dyn Incoming| function.call(incoming)),
+            call: Box::new({
+                let function = function.clone();
+                move |incoming: &dyn Incoming| function.call(incoming)
+            }),
+            call_plain: Box::new(move |slots: &[u8]| {
+                // Arguments are fetched before the function runs, and nothing else fails.
+                let result = function.call(&PlainSlots(slots)).ok()?;
+                Some(result.and_then(|value| bits_of(&value, F::RETURNS)))
+            }),
         };
-        if self.functions.insert(name.clone(), registered).is_some() {
+        let known = self.functions.insert(name.clone(), Arc::new(registered));
+        if known.is_some() {
             self.mistake.get_or_insert(Mistake::Duplicate(name));
         }
         self
@@ -187,7 +202,7 @@ impl HostFunctions {
         })
     }
 
-    fn find(&self, import: &Function) -> Result<Registered, Failure> {
+    fn find(&self, import: &Function) -> Result<Arc<Registered>, Failure> {
         let name = import.name().to_owned();
         let wanted = *import.signature();
         let Some(registered) = self.functions.get(&name) else {
@@ -216,7 +231,7 @@ impl fmt::Debug for HostFunctions {
 
 /// Host functions by index of the guest's import table.
 pub(crate) struct Resolved {
-    functions: Vec<Registered>,
+    functions: Vec<Arc<Registered>>,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -228,6 +243,8 @@ impl fmt::Debug for Resolved {
 
 /// What a host function told the guest.
 pub(crate) type Answer = Result<Value, (ErrorCode, String)>;
+/// The same of one whose result is of fixed size.
+pub(crate) type PlainAnswer = Result<Slot, (ErrorCode, String)>;
 
 impl Resolved {
     /// Where the guest's numbers go.
@@ -241,19 +258,18 @@ impl Resolved {
     }
 
     /// Calls the import that a message asks for, if it is an import with an answer and the message has nothing but its arguments, all of fixed
-    /// size: most calls. `None` says only that the message must be looked at more closely; nothing was called then.
-    pub(crate) fn call_plain(&self, message: &[u8]) -> Option<(u32, Answer)> {
+    /// size, as the result is: most calls. `None` says only that the message must be looked at more closely; nothing was called then.
+    #[inline]
+    pub(crate) fn call_plain(&self, message: &[u8]) -> Option<(u32, PlainAnswer)> {
         let (header, _) = MessageHeader::read_from_prefix(message).ok()?;
         let function = self.functions.get(header.function as usize)?;
         let signature = &function.signature;
         let count = signature.params().len();
         let slots = plain_slots(message, MessageKind::HostCall, header.function, count)?;
-        if signature.is_one_way() {
+        if signature.is_one_way() || signature.ret().is_variable() {
             return None;
         }
-        // Arguments are fetched before the function runs, and nothing else fails.
-        let answer = function.call(&PlainSlots(slots)).ok()?;
-        Some((header.function, answer))
+        Some((header.function, function.call_plain(slots)?))
     }
 
     /// Calls an import whose arguments have the right types.
@@ -270,18 +286,47 @@ impl Resolved {
 
 impl Registered {
     /// Calls the function. A panic ends here.
-    #[inline]
     fn call(&self, incoming: &dyn Incoming) -> Result<Answer, Failure> {
         match catch_unwind(AssertUnwindSafe(|| (self.call)(incoming))) {
             Ok(Ok(Ok(value))) => Ok(Ok(value)),
-            Ok(Ok(Err(text))) => Ok(Err((ErrorCode::FunctionFailed, bounded(text)))),
+            Ok(Ok(Err(text))) => Ok(Err(failed(text))),
             Ok(Err(failure)) => Err(failure),
-            Err(panic) => Ok(Err((
-                ErrorCode::FunctionPanicked,
-                panic_text(panic.as_ref()),
-            ))),
+            Err(panic) => Ok(Err(panicked(panic.as_ref()))),
         }
     }
+
+    /// Calls a function whose result is of fixed size, if the slots hold what it takes. A panic ends here.
+    #[inline]
+    fn call_plain(&self, slots: &[u8]) -> Option<PlainAnswer> {
+        match catch_unwind(AssertUnwindSafe(|| (self.call_plain)(slots))) {
+            Ok(Some(Ok(bits))) => Some(Ok(Slot::plain(self.signature.ret(), bits))),
+            Ok(Some(Err(text))) => Some(Err(failed(text))),
+            Ok(None) => None,
+            Err(panic) => Some(Err(panicked(panic.as_ref()))),
+        }
+    }
+}
+
+/// The bits of a result of fixed size, if it is of the type that its function declares.
+#[inline]
+fn bits_of(value: &Value, declared: ValueType) -> Result<u64, String> {
+    let value = value.as_ref();
+    match value.scalar_bits() {
+        Some(bits) if value.value_type() == declared => Ok(bits),
+        _ => Err(format!(
+            "the function declares {declared} and returns another type"
+        )),
+    }
+}
+
+#[cold]
+fn failed(text: String) -> (ErrorCode, String) {
+    (ErrorCode::FunctionFailed, bounded(text))
+}
+
+#[cold]
+fn panicked(panic: &(dyn Any + Send)) -> (ErrorCode, String) {
+    (ErrorCode::FunctionPanicked, panic_text(panic))
 }
 
 /// Cuts a text to what a message may carry.
@@ -309,13 +354,18 @@ pub trait HostFunction<Args>: Send + Sync + 'static {
     #[doc(hidden)]
     fn signature() -> Signature;
 
+    /// What it returns.
+    #[doc(hidden)]
+    const RETURNS: ValueType;
+
     /// Calls it.
     #[doc(hidden)]
     #[expect(
         private_interfaces,
+        private_bounds,
         reason = "implemented and called by this crate only"
     )]
-    fn call(&self, incoming: &dyn Incoming) -> Result<Result<Value, String>, Failure>;
+    fn call<I: Incoming + ?Sized>(&self, incoming: &I) -> Result<Result<Value, String>, Failure>;
 }
 
 /// A type that a host function can return.
@@ -333,6 +383,7 @@ pub trait HostResult {
 impl<T: HostResult, E: fmt::Display> HostResult for Result<T, E> {
     const TYPE: ValueType = T::TYPE;
 
+    #[inline]
     fn into_value(self) -> Result<Value, String> {
         self.map_err(|error| error.to_string())?.into_value()
     }
@@ -343,6 +394,7 @@ macro_rules! host_result {
         impl HostResult for $rust {
             const TYPE: ValueType = ValueType::$variant;
 
+            #[inline]
             fn into_value(self) -> Result<Value, String> {
                 Ok(Value::$variant(self))
             }
@@ -365,17 +417,17 @@ host_result! {
 impl HostResult for () {
     const TYPE: ValueType = ValueType::Unit;
 
+    #[inline]
     fn into_value(self) -> Result<Value, String> {
         Ok(Value::Unit)
     }
 }
 
 #[inline]
-fn fetch<T: FromValue>(incoming: &dyn Incoming, index: usize) -> Result<T, Failure> {
+fn fetch<T: FromValue, I: Incoming + ?Sized>(incoming: &I, index: usize) -> Result<T, Failure> {
     if !T::TYPE.is_variable()
         && let Some(bits) = incoming.scalar_bits(index, T::TYPE)
-        && let Some(value) = ValueRef::from_scalar_bits(T::TYPE, bits)
-        && let Some(value) = T::from_value(Value::from_ref(value))
+        && let Some(value) = from_bits(bits)
     {
         return Ok(value);
     }
@@ -397,10 +449,13 @@ macro_rules! host_function {
                 Signature::new(types, Output::TYPE).unwrap_or_else(|| unreachable!("at most six parameters"))
             }
 
-            #[expect(private_interfaces, reason = "implemented and called by this crate only")]
+            const RETURNS: ValueType = Output::TYPE;
+
+            #[expect(private_interfaces, private_bounds, reason = "implemented and called by this crate only")]
             #[allow(unused_variables, reason = "a function without parameters fetches nothing")]
-            fn call(&self, incoming: &dyn Incoming) -> Result<Result<Value, String>, Failure> {
-                Ok(self($(fetch::<$name>(incoming, $index)?),*).into_value())
+            #[inline]
+            fn call<I: Incoming + ?Sized>(&self, incoming: &I) -> Result<Result<Value, String>, Failure> {
+                Ok(self($(fetch::<$name, I>(incoming, $index)?),*).into_value())
             }
         }
     };

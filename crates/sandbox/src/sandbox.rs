@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vellum_backend::{Meter, Paused};
 
 use crate::builder::SandboxBuilder;
-use crate::call::{Buffers, Control, Outbox, OutboxCounts, Phase};
+use crate::call::{OutboxCounts, Phase, Session};
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::engine::{Engine, EngineKind};
 use crate::error::{Error, Failure};
-use crate::host::{HostFunctions, Resolved};
+use crate::host::HostFunctions;
 use crate::image::GuestImage;
 use crate::instance::{Instance, Leaving};
 use crate::polling::Polling;
@@ -32,12 +32,8 @@ use crate::snapshot::{Snapshot, SnapshotData, Suspension};
 pub struct Sandbox {
     number: u64,
     engine: Engine,
-    instance: Instance,
-    host: Resolved,
-    control: Arc<Control>,
-    buffers: Buffers,
-    outbox: Outbox,
-    pub(crate) checkpoints: Checkpoints,
+    /// In a place of its own, so that a sandbox is cheap to move.
+    pub(crate) session: Box<Session>,
     /// Whether the guest is polled.
     polling: Option<Polling>,
     health: Health,
@@ -95,18 +91,11 @@ impl Sandbox {
     ) -> Result<Self, Failure> {
         snapshot.check_runs_on(engine.model())?;
         let host = host.resolve(snapshot.image.imports())?;
-        let mut instance = Instance::obtain(engine, snapshot)?;
-        let control = Control::new(instance.vm().interrupter());
-        let sizes = snapshot.config.sizes;
+        let instance = Instance::obtain(engine, snapshot)?;
         Ok(Self {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             engine: engine.clone(),
-            instance,
-            host,
-            control,
-            buffers: Buffers::new(sizes.input_len_bytes, sizes.output_len_bytes),
-            outbox: Outbox::default(),
-            checkpoints: Checkpoints::default(),
+            session: Box::new(Session::new(instance, host, &snapshot.config.sizes)),
             polling: None,
             health: Health::of(snapshot),
         })
@@ -131,15 +120,14 @@ impl Sandbox {
             return Ok(self);
         }
         let mut sandbox = self;
-        sandbox.instance = sandbox.instance.into_polled(polling)?;
-        sandbox.control = Control::new(sandbox.instance.vm().interrupter());
+        sandbox.session = Box::new(sandbox.session.into_polled(polling)?);
         sandbox.polling = Some(polling);
         Ok(sandbox)
     }
 
     /// Makes a polled guest stand still. One that runs although it has promised to wait has spoilt the sandbox.
     fn pause(&mut self) -> Result<(), Failure> {
-        if self.polling.is_some() && self.instance.pause()? == Paused::Elsewhere {
+        if self.polling.is_some() && self.session.instance.pause()? == Paused::Elsewhere {
             self.health = match self.health {
                 Health::Dead => Health::Dead,
                 _ => Health::Dirty,
@@ -150,20 +138,20 @@ impl Sandbox {
 
     /// From now on keeps the latest snapshot that the guest asks for. Before, such a request changes nothing, and the guest goes on.
     pub fn keep_checkpoints(&mut self) {
-        if self.checkpoints.is_declined() {
-            self.checkpoints = Checkpoints::Keep(None);
+        if self.session.checkpoints.is_declined() {
+            self.session.checkpoints = Checkpoints::Keep(None);
         }
     }
 
     /// Takes out the latest snapshot that the guest has asked for, if there is one that was not taken out yet.
     pub fn take_checkpoint(&mut self) -> Option<Checkpoint> {
-        self.checkpoints.take()
+        self.session.checkpoints.take()
     }
 
     /// What the guest is in the middle of, when the sandbox stands on a snapshot that the guest asked for; `None` otherwise.
     pub fn suspension(&self) -> Option<Suspension<'_>> {
         match self.health {
-            Health::Suspended(_) => self.instance.base().suspension(),
+            Health::Suspended(_) => self.session.instance.base().suspension(),
             Health::Ready | Health::Dirty | Health::Dead => None,
         }
     }
@@ -171,31 +159,31 @@ impl Sandbox {
     /// The image that the guest was loaded from.
     #[inline]
     pub fn image(&self) -> &GuestImage {
-        &self.instance.base().image
+        &self.session.instance.base().image
     }
 
     /// What its guest has logged, counted and told without leaving, and what of it was lost.
     pub fn outbox_counts(&self) -> OutboxCounts {
-        self.outbox.counts
+        self.session.outbox_counts()
     }
 
     /// Instructions that its VM has executed, where the engine counts them: the emulator does. The difference of two counts is what happened between them;
     /// the same call on the same state gives the same one each time. A restore may take another VM, whose count begins at zero.
     pub fn executed_instructions(&mut self) -> Option<u64> {
-        Some(self.instance.vm().meter()?.executed())
+        Some(self.session.instance.vm().meter()?.executed())
     }
 
     /// Starts to note which blocks of code the guest runs, and forgets what was noted before. `false` where the engine cannot: only the emulator does. A restore
     /// may take another VM, which notes nothing.
     pub fn trace_blocks(&mut self) -> bool {
-        let meter = self.instance.vm().meter();
+        let meter = self.session.instance.vm().meter();
         meter.map(Meter::trace_blocks).is_some()
     }
 
     /// Instruction pointers at which the blocks begin that ran since [`trace_blocks`](Self::trace_blocks), each once, in ascending order: the coverage of
     /// a guest. The monitor's own are among them, in the upper half of the address space.
     pub fn traced_blocks(&mut self) -> Vec<u64> {
-        let meter = self.instance.vm().meter();
+        let meter = self.session.instance.vm().meter();
         meter.map_or_else(Vec::new, |meter| meter.traced_blocks())
     }
 
@@ -219,7 +207,7 @@ impl Sandbox {
 
     /// Takes from a sandbox that changes hands what a restore leaves with it: mappings, and snapshots that its guest asked for.
     pub(crate) fn clear_for_reuse(&mut self) -> Result<(), Error> {
-        self.checkpoints = Checkpoints::Decline;
+        self.session.checkpoints = Checkpoints::Decline;
         let labels: Vec<String> = self
             .mappings()
             .map(|it| it.mapping.label().to_owned())

@@ -1,5 +1,6 @@
 //! Values that cross the VM boundary, and the Rust types that stand for them.
 
+use vellum_abi::message::Slot;
 use vellum_abi::value::{ValueRef, ValueType};
 
 /// A value of any type that a function may take or return.
@@ -83,6 +84,13 @@ pub trait FromValue: Sized {
 
     /// The value, if it has this type.
     fn from_value(value: Value) -> Option<Self>;
+}
+
+/// The value with these bits, if they are one of a type of fixed size.
+#[inline]
+pub(crate) fn from_bits<T: FromValue>(bits: u64) -> Option<T> {
+    let value = ValueRef::from_scalar_bits(T::TYPE, bits)?;
+    T::from_value(Value::from_ref(value))
 }
 
 macro_rules! scalar {
@@ -175,6 +183,13 @@ pub trait Arguments {
 
     /// Lends the values to `then`.
     fn with_values<R>(&self, then: impl FnOnce(&[ValueRef<'_>]) -> R) -> R;
+
+    /// Lends the values to `then` as they are in a message, if all are of fixed size.
+    #[doc(hidden)]
+    #[inline]
+    fn with_slots<R>(&self, then: impl FnOnce(Option<&[Slot]>) -> R) -> R {
+        then(None)
+    }
 }
 
 macro_rules! tuple {
@@ -185,6 +200,12 @@ macro_rules! tuple {
             #[inline]
             fn with_values<R>(&self, then: impl FnOnce(&[ValueRef<'_>]) -> R) -> R {
                 then(&[$(self.$index.as_value()),*])
+            }
+
+            #[inline]
+            fn with_slots<R>(&self, then: impl FnOnce(Option<&[Slot]>) -> R) -> R {
+                let slots = || Some([$(Slot::of_scalar(self.$index.as_value())?),*]);
+                then(slots().as_ref().map(<[Slot; _]>::as_slice))
             }
         }
     };

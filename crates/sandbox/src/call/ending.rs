@@ -11,9 +11,10 @@ use super::session::Session;
 use crate::error::Failure;
 use crate::fault::{Fault, Privileged, classify};
 
-impl Session<'_> {
+impl Session {
     /// Copies a panic record to the buffer, once; its header says how long it is. Returns its length.
     fn take_panic(&mut self) -> Result<usize, Failure> {
+        self.buffers.allocate();
         let header = &mut self.buffers.output[..HEADER_LEN_BYTES];
         self.instance.read_output(header)?;
         let too_long = Failure::Protocol("a panic record that ends past the output buffer");

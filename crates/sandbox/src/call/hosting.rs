@@ -1,7 +1,7 @@
 //! What the guest asks its host for during a call: host functions, and the bytes of large values.
 
 use vellum_abi::fill::FillRequest;
-use vellum_abi::message::{ErrorCode, MessageKind, write_error, write_plain};
+use vellum_abi::message::{ErrorCode, MessageKind, write_error};
 use vellum_abi::value::ValueRef;
 
 use super::incoming::{FromMessage, check_call};
@@ -26,18 +26,22 @@ impl Offered<'_> {
     }
 }
 
-impl Session<'_> {
+impl Session {
     /// Calls the host function that the guest asks for, and writes the answer.
-    #[inline(never)]
+    #[inline]
     pub(super) fn serve_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
-        self.take_start()?;
         let answered = match self.phase {
             // It may not call the host yet.
             Phase::Booting => None,
-            Phase::Calling { .. } => self.host.call_plain(&self.buffers.output),
+            Phase::Calling { .. } => self.host.call_plain(&self.take_small_message()?),
         };
         match answered {
-            Some((function, answer)) => self.answer(function, answer),
+            Some((function, Ok(result))) => {
+                self.instance
+                    .write_plain_input(MessageKind::HostReply, function, &[result])?;
+                Ok(Offered::Arguments(&[]))
+            }
+            Some((function, Err(refused))) => self.answer(function, Err(refused)),
             None => self.serve_any_host_call(),
         }
     }
@@ -45,13 +49,13 @@ impl Session<'_> {
     /// The same for a call with text or bytes, one that must be refused, or one that is none.
     #[inline(never)]
     fn serve_any_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
-        self.take_rest()?;
+        self.take_message()?;
         let message = parse(&self.buffers.output)?;
         if message.kind() != MessageKind::HostCall {
             return Err(Failure::Protocol("a host call that is none"));
         }
         let function = message.function();
-        let answer = match check_call(&message, self.host)? {
+        let answer = match check_call(&message, &self.host)? {
             Err(refused) => Err(refused),
             Ok(()) if self.phase == Phase::Booting => Err((
                 ErrorCode::NotNow,
@@ -59,28 +63,16 @@ impl Session<'_> {
             )),
             Ok(()) => self
                 .host
-                .call(function, &FromMessage::new(message, self.instance))?,
+                .call(function, &FromMessage::new(message, &mut self.instance))?,
         };
         // A stop that came while the host function ran is seen at the next entry: the interruption is still pending.
         self.answer(function, answer)
     }
 
-    #[inline]
-    fn answer<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
-        let buffer = &mut self.buffers.input;
-        if let Ok(value) = &answer
-            && let Some(len_bytes) =
-                write_plain(buffer, MessageKind::HostReply, function, &[value.as_ref()])
-        {
-            self.instance.write_input(&buffer[..len_bytes])?;
-            return Ok(Offered::Arguments(&[]));
-        }
-        self.answer_any(function, answer)
-    }
-
-    /// Answers with text, bytes or an error.
+    /// Writes any answer.
     #[inline(never)]
-    fn answer_any<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
+    fn answer<'b>(&mut self, function: u32, answer: Answer) -> Result<Offered<'b>, Failure> {
+        self.buffers.allocate();
         let buffer = &mut self.buffers.input;
         let encoded = answer.and_then(|value| {
             match encode(buffer, MessageKind::HostReply, function, &[value.as_ref()]) {

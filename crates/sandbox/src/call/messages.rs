@@ -5,33 +5,45 @@ use vellum_abi::message::{
     WriteError, plain_bits, plain_slots, write_plain,
 };
 use vellum_abi::value::{ValueRef, ValueType};
+use vellum_backend::memory::OutOfBounds;
 
 use super::incoming::own;
 use super::session::Session;
-use crate::error::Failure;
+use crate::error::{Error, Failure};
 use crate::value::Value;
 
 /// Length of the copy that holds most messages whole: a header and the slots of six values.
 const SMALL_MESSAGE_LEN_BYTES: usize = MessageHeader::LEN_BYTES + 6 * Slot::LEN_BYTES;
 /// Length of a reply with a value of fixed size.
-const SCALAR_REPLY_LEN_BYTES: usize = MessageHeader::LEN_BYTES + Slot::LEN_BYTES;
+const PLAIN_REPLY_LEN_BYTES: usize = MessageHeader::LEN_BYTES + Slot::LEN_BYTES;
 
-/// Memory that is reused from call to call, so that a call allocates nothing.
+/// Memory for messages that are not plain. It [comes into being](Self::allocate) with the first of them and is reused from call to call, so
+/// that a call allocates nothing and a sandbox that needs none has none.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// A message to the guest.
     pub(super) input: Vec<u8>,
     /// A copy of what the guest wrote.
     pub(super) output: Vec<u8>,
+    input_len: usize,
+    output_len: usize,
 }
 
 impl Buffers {
     pub(crate) fn new(input_len_bytes: u64, output_len_bytes: u64) -> Self {
-        let zeroed = |len_bytes| vec![0; usize::try_from(len_bytes).unwrap_or(0)];
+        let len = |len_bytes| usize::try_from(len_bytes).unwrap_or(0);
         Self {
-            input: zeroed(input_len_bytes),
-            output: zeroed(output_len_bytes),
+            input: Vec::new(),
+            output: Vec::new(),
+            input_len: len(input_len_bytes),
+            output_len: len(output_len_bytes),
         }
+    }
+
+    /// From here on both have the lengths of the guest's own buffers.
+    pub(super) fn allocate(&mut self) {
+        self.input.resize(self.input_len, 0);
+        self.output.resize(self.output_len, 0);
     }
 }
 
@@ -42,69 +54,73 @@ pub(crate) struct Request {
     pub(super) len_bytes: usize,
 }
 
-impl Buffers {
+impl Session {
     /// Encodes a call. The guest has no part in it, so a failure leaves no trace.
     pub(crate) fn encode_call(
         &mut self,
         function: u32,
         values: &[ValueRef<'_>],
     ) -> Result<Request, Failure> {
-        let len_bytes = encode(&mut self.input, MessageKind::Call, function, values)?;
+        self.buffers.allocate();
+        let len_bytes = encode(&mut self.buffers.input, MessageKind::Call, function, values)?;
         Ok(Request {
             function,
             len_bytes,
         })
     }
-}
 
-impl Session<'_> {
-    /// Copies the message in the output buffer, once. What is looked at afterwards cannot change any more.
+    /// Copies the message in the output buffer, once: what is looked at afterwards cannot change any more. One whose start says that it is
+    /// longer is copied anew from its start, and what the first copy says beyond the length is not used.
     pub(super) fn take_message(&mut self) -> Result<(), Failure> {
-        self.take_start()?;
-        self.take_rest()
+        self.buffers.allocate();
+        let output = &mut self.buffers.output;
+        let limits = Limits::for_buffer(output.len());
+        let start = &mut output[..SMALL_MESSAGE_LEN_BYTES];
+        self.instance.read_output(start)?;
+        let len_bytes = Message::len_of(start, limits).map_err(Failure::Message)?;
+        if len_bytes > SMALL_MESSAGE_LEN_BYTES {
+            self.instance.read_output(&mut output[..len_bytes])?;
+        }
+        Ok(())
     }
 
     /// Copies what is most messages whole.
     #[inline]
-    pub(super) fn take_start(&mut self) -> Result<(), Failure> {
-        let start = &mut self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
-        Ok(self.instance.read_output(start)?)
+    pub(super) fn take_small_message(&self) -> Result<[u8; SMALL_MESSAGE_LEN_BYTES], OutOfBounds> {
+        let mut message = [0; SMALL_MESSAGE_LEN_BYTES];
+        self.instance.read_output(&mut message)?;
+        Ok(message)
     }
 
-    /// Copies a message whose start says that it is longer, anew from its start: what the first copy says beyond the length is not used.
-    pub(super) fn take_rest(&mut self) -> Result<(), Failure> {
-        let limits = Limits::for_buffer(self.buffers.output.len());
-        let start = &self.buffers.output[..SMALL_MESSAGE_LEN_BYTES];
-        let len_bytes = Message::len_of(start, limits).map_err(Failure::Message)?;
-        if len_bytes <= SMALL_MESSAGE_LEN_BYTES {
-            return Ok(());
-        }
-        let message = &mut self.buffers.output[..len_bytes];
-        Ok(self.instance.read_output(message)?)
-    }
-
-    #[inline]
+    /// The reply to a call.
     pub(super) fn reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
-        if !returns.is_variable() {
-            let mut bytes = [0; SCALAR_REPLY_LEN_BYTES];
-            self.instance.read_output(&mut bytes)?;
-            let value = plain_slots(&bytes, MessageKind::Reply, function, 1)
-                .and_then(|slots| plain_bits(slots, 0, returns))
-                .and_then(|bits| ValueRef::from_scalar_bits(returns, bits));
-            // Whatever else the guest replied, the parser of all messages reads it.
-            if let Some(value) = value {
-                return Ok(Value::from_ref(value));
-            }
-        }
-        self.other_reply(function, returns)
-    }
-
-    /// A reply with text, bytes or an error, or one that is none.
-    #[inline(never)]
-    fn other_reply(&mut self, function: u32, returns: ValueType) -> Result<Value, Failure> {
         self.take_message()?;
         let argument = outcome(&self.buffers.output, function, returns)?;
-        own(self.instance, argument)
+        own(&mut self.instance, argument)
+    }
+
+    /// The bits of the reply to a call that returns a value of fixed size.
+    #[inline]
+    pub(super) fn plain_reply(&mut self, function: u32, returns: ValueType) -> Result<u64, Error> {
+        let mut bytes = [0; PLAIN_REPLY_LEN_BYTES];
+        self.instance
+            .read_output(&mut bytes)
+            .map_err(Failure::from)?;
+        let bits = plain_slots(&bytes, MessageKind::Reply, function, 1)
+            .and_then(|slots| plain_bits(slots, 0, returns))
+            .filter(|bits| ValueRef::from_scalar_bits(returns, *bits).is_some());
+        match bits {
+            Some(bits) => Ok(bits),
+            None => self.odd_reply(function, returns),
+        }
+    }
+
+    /// Whatever else the guest replied: the parser of all messages says what it is, an error as a rule.
+    #[cold]
+    fn odd_reply(&mut self, function: u32, returns: ValueType) -> Result<u64, Error> {
+        let value = self.reply(function, returns)?;
+        let bits = value.as_ref().scalar_bits();
+        Ok(bits.ok_or(Failure::Protocol("a reply of another type"))?)
     }
 }
 

@@ -13,10 +13,7 @@ mod outbox;
 mod reading;
 mod session;
 
-pub(crate) use control::Control;
-pub(crate) use messages::Buffers;
 pub use options::{CallOptions, CancelToken};
-pub(crate) use outbox::Outbox;
 pub use outbox::OutboxCounts;
 pub use reading::ReplyBytes;
 pub(crate) use session::{Phase, Session};

@@ -28,6 +28,13 @@ pub struct CallOptions {
 
 impl CallOptions {
     /// No deadline, no limit, no token.
+    pub(crate) const NONE: Self = Self {
+        timeout: None,
+        fuel: None,
+        token: None,
+    };
+
+    /// No deadline, no limit, no token.
     pub fn new() -> Self {
         Self::default()
     }

@@ -8,6 +8,7 @@ use super::incoming::check_arguments;
 use super::session::{Phase, Session};
 use crate::error::Failure;
 use crate::host::Incoming;
+use crate::logging::LogSink;
 use crate::metrics::{Delivery, KnownNames};
 use crate::value::Value;
 
@@ -45,7 +46,7 @@ pub struct OutboxCounts {
     pub dropped_by_guest: u64,
 }
 
-impl Session<'_> {
+impl Session {
     /// Takes what is in the outbox.
     #[inline]
     pub(super) fn drain(&mut self) -> Result<(), Failure> {
@@ -60,7 +61,7 @@ impl Session<'_> {
     #[inline(never)]
     fn take_records(&mut self, header: OutboxHeader) -> Result<(), Failure> {
         self.outbox.counts.dropped_by_guest += u64::from(header.dropped);
-        self.log.note_dropped(header.dropped);
+        self.log().note_dropped(header.dropped);
         let room = self.instance.outbox_len_bytes() - RECORDS_OFFSET as u64;
         let unread = header.unread(0, usize::try_from(room).unwrap_or(0));
         let copied = unread.map(|unread| {
@@ -74,13 +75,19 @@ impl Session<'_> {
         self.hand_on()
     }
 
+    /// The log of the call in progress.
+    fn log(&mut self) -> &mut LogSink {
+        self.log.get_or_insert_default()
+    }
+
     fn hand_on(&mut self) -> Result<(), Failure> {
         let copy = std::mem::take(&mut self.outbox.copy);
         let result =
             Records::new(&copy).try_for_each(|record| match record.map_err(Failure::Outbox)? {
                 Record::Log(record) => {
+                    let delivery = self.log().emit(&record);
                     let counts = &mut self.outbox.counts;
-                    match self.log.emit(&record) {
+                    match delivery {
                         Delivery::Delivered => counts.log_records += 1,
                         Delivery::Refused => counts.log_records_over_quota += 1,
                     }
@@ -107,7 +114,7 @@ impl Session<'_> {
     fn make_one_way_call(&mut self, message: Message<'_>) -> Result<(), Failure> {
         let function = message.function();
         let is_one_way = self.host.signature(function).map(Signature::is_one_way);
-        if is_one_way != Some(true) || check_arguments(&message, self.host)?.is_err() {
+        if is_one_way != Some(true) || check_arguments(&message, &self.host)?.is_err() {
             return Err(Failure::Protocol(
                 "a one-way call of no such host function, or with other arguments",
             ));
@@ -120,7 +127,7 @@ impl Session<'_> {
         counts.one_way_calls += 1;
         if let Err((code, text)) = self.host.call(function, &Inline(message))? {
             counts.one_way_calls_failed += 1;
-            self.log.note_failed_call(code, &text);
+            self.log().note_failed_call(code, &text);
         }
         Ok(())
     }

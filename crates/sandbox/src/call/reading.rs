@@ -6,7 +6,7 @@ use vellum_abi::message::{Argument, External, Place};
 use vellum_abi::value::{ValueRef, ValueType};
 
 use super::messages::{Request, outcome};
-use super::session::{Session, Stop};
+use super::session::Session;
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
 
@@ -95,20 +95,26 @@ impl ReplyBytes<'_> {
     }
 }
 
-impl Session<'_> {
+impl Session {
     /// Makes a call that returns bytes, and lets `read` look at them where they lie.
     pub(crate) fn call_reading<R>(
         &mut self,
         request: Request,
         values: &[ValueRef<'_>],
         read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
+    ) -> Result<R, Error> {
+        self.send(request, values)?;
+        Ok(self.read_reply(request.function, read)?)
+    }
+
+    /// Lets `read` look at the bytes in the reply.
+    fn read_reply<R>(
+        &mut self,
+        function: u32,
+        read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
     ) -> Result<R, Failure> {
-        match self.send(request, values)? {
-            Stop::Reply => {}
-            Stop::Ready => return Err(Failure::Protocol("the guest idles without a reply")),
-        }
         self.take_message()?;
-        let argument = outcome(&self.buffers.output, request.function, ValueType::Bytes)?;
+        let argument = outcome(&self.buffers.output, function, ValueType::Bytes)?;
         let (source, len_bytes) = match argument {
             Argument::Value(ValueRef::Bytes(bytes)) => (Source::Message(bytes), bytes.len() as u64),
             Argument::External(External {
@@ -116,7 +122,7 @@ impl Session<'_> {
                 place: Place::GuestMemory { gva },
                 ..
             }) => {
-                let (instance, len_bytes) = (&mut *self.instance, u64::from(len_bytes));
+                let (instance, len_bytes) = (&mut self.instance, u64::from(len_bytes));
                 instance
                     .check_readable(gva, len_bytes)
                     .map_err(Failure::Reach)?;

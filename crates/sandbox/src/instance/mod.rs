@@ -5,6 +5,7 @@ mod guest_side;
 mod host_side;
 mod kernel;
 mod mappings;
+mod messages;
 mod physical;
 mod reach;
 mod registers;
@@ -14,10 +15,9 @@ mod user;
 
 use std::sync::Arc;
 
-use vellum_abi::outbox::{OutboxHeader, RECORDS_OFFSET};
 use vellum_backend::memory::OutOfBounds;
 use vellum_backend::state::VcpuState;
-use vellum_backend::{Exit, Paused, Protection, SealedWriter, StateGroup, Vm};
+use vellum_backend::{Exit, Paused, Protection, SealedWriter, StateGroup, Vm, VmError};
 use vellum_layout::{Gpa, Gva};
 
 use crate::engine::{CowMode, Engine};
@@ -342,16 +342,14 @@ impl Instance {
 
     /// Enters the guest until its next exit.
     #[inline]
-    pub(crate) fn run(&mut self) -> Result<Exit, Failure> {
+    pub(crate) fn run(&mut self) -> Result<Exit, VmError> {
         self.has_run = true;
         self.loaded_root = self.state.special.cr3;
-        match self.vm.0.run() {
-            Ok(exit) => Ok(exit),
-            Err(error) => {
-                self.has_failed = true;
-                Err(error.into())
-            }
+        let exit = self.vm.0.run();
+        if exit.is_err() {
+            self.has_failed = true;
         }
+        exit
     }
 
     fn is_kernel(&self) -> bool {
@@ -380,71 +378,6 @@ impl Instance {
 
     pub(crate) fn geometry(&self) -> &Arc<Geometry> {
         &self.geometry
-    }
-
-    /// Writes a message at the start of the input buffer.
-    #[inline]
-    pub(crate) fn write_input(&mut self, message: &[u8]) -> Result<(), OutOfBounds> {
-        let len_bytes = message.len() as u64;
-        if let CowState::Kernel(physical) = &mut self.cow {
-            physical.mark(self.geometry.plan.input().start(), len_bytes);
-        }
-        self.input_used = self.input_used.max(len_bytes);
-        if self.is_polled {
-            return self.memory.scratch.write_words(self.input_offset, message);
-        }
-        self.memory.scratch.write(self.input_offset, message)
-    }
-
-    /// What the host has written to the input buffer since it was last zero.
-    pub(crate) fn input(&self) -> Result<Vec<u8>, OutOfBounds> {
-        let offset = self.input_offset;
-        let mut bytes = Vec::new();
-        let len = usize::try_from(self.input_used).unwrap_or(usize::MAX);
-        self.memory.scratch.append_to(offset, len, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// Copies bytes from the start of the output buffer.
-    #[inline]
-    pub(crate) fn read_output(&self, into: &mut [u8]) -> Result<(), OutOfBounds> {
-        if self.is_polled {
-            return self.memory.scratch.read_words(self.output_offset, into);
-        }
-        self.memory.scratch.read(self.output_offset, into)
-    }
-
-    /// Whether there is anything in the outbox, in one access.
-    #[inline]
-    pub(crate) fn outbox_header(&self) -> Result<OutboxHeader, OutOfBounds> {
-        let raw = self.memory.scratch.read_u64(self.outbox_offset)?;
-        Ok(zerocopy::transmute!(raw.to_le_bytes()))
-    }
-
-    pub(crate) fn outbox_len_bytes(&self) -> u64 {
-        self.geometry.view.outbox.len_bytes()
-    }
-
-    /// Copies this many bytes of records into `into`, which is empty.
-    pub(crate) fn read_outbox(
-        &self,
-        len_bytes: usize,
-        into: &mut Vec<u8>,
-    ) -> Result<(), OutOfBounds> {
-        let records = self.outbox_offset + RECORDS_OFFSET as u64;
-        if self.is_polled {
-            into.resize(len_bytes, 0);
-            return self.memory.scratch.read_words(records, into);
-        }
-        self.memory.scratch.append_to(records, len_bytes, into)
-    }
-
-    /// Makes the outbox of a guest that waits empty.
-    pub(crate) fn empty_outbox(&mut self) -> Result<(), Failure> {
-        if let CowState::Kernel(physical) = &mut self.cow {
-            physical.mark(self.geometry.outbox()?.start(), size_of::<u64>() as u64);
-        }
-        Ok(self.memory.scratch.write_u64(self.outbox_offset, 0)?)
     }
 
     /// Copies bytes from the bookkeeping page, `offset` below its end.

@@ -1,13 +1,13 @@
 //! Calls of a sandbox: typed ones, dynamic ones, and going on with one that a snapshot was taken in.
 
 use vellum_abi::function::Signature;
+use vellum_abi::message::Slot;
 use vellum_abi::value::{ValueRef, ValueType};
 
 use super::{Health, Sandbox};
 use crate::call::{CallOptions, Phase, ReplyBytes, Session};
 use crate::error::{Error, Failure};
 use crate::guest_fn::GuestFn;
-use crate::logging::LogSink;
 use crate::snapshot::Suspension;
 use crate::value::{Arguments, FromValue, Value};
 
@@ -46,7 +46,7 @@ impl Sandbox {
                 Ok(Value::Unit)
             }
             Phase::Calling { function } => {
-                Ok(self.enter(phase, options, |session| session.resume(function, returns))?)
+                self.enter(phase, options, |session| session.resume(function, returns))
             }
         }
     }
@@ -65,18 +65,8 @@ impl Sandbox {
     }
 
     /// Runs the guest's initialisation.
-    pub(crate) fn boot(&mut self, options: &CallOptions) -> Result<(), Failure> {
-        let _guard = options.begin(&self.control, || self.instance.vm().meter())?;
-        self.health = Health::Dirty;
-        #[expect(
-            clippy::redundant_closure_for_method_calls,
-            reason = "the method is not general enough in its lifetime"
-        )]
-        let booted = self.session(Phase::Booting, |session| session.boot());
-        self.unlimit();
-        booted?;
-        self.health = Health::Ready;
-        Ok(())
+    pub(crate) fn boot(&mut self, options: &CallOptions) -> Result<(), Error> {
+        self.enter(Phase::Booting, options, Session::boot)
     }
 
     /// Finds an exported function and checks its types.
@@ -117,7 +107,7 @@ impl Sandbox {
         let types: Vec<ValueType> = args.iter().map(Value::value_type).collect();
         let (index, signature) = self.check(name, &types, None)?;
         let values: Vec<ValueRef<'_>> = args.iter().map(Value::as_ref).collect();
-        Ok(self.invoke(index, &values, signature.ret(), options)?)
+        self.invoke(index, &values, signature.ret(), options)
     }
 
     pub(crate) fn check(
@@ -147,15 +137,31 @@ impl Sandbox {
         })
     }
 
+    /// A call of arguments and a result of fixed size, as the slots and the bits that they are in messages. Most calls are.
+    pub(crate) fn invoke_plain(
+        &mut self,
+        index: u32,
+        arguments: &[Slot],
+        returns: ValueType,
+        options: &CallOptions,
+    ) -> Result<u64, Error> {
+        self.check_ready()?;
+        let phase = Phase::Calling { function: index };
+        self.enter(phase, options, |session| {
+            session.call_plain(index, arguments, returns)
+        })
+    }
+
+    /// Any other call.
     pub(crate) fn invoke(
         &mut self,
         index: u32,
         values: &[ValueRef<'_>],
         returns: ValueType,
         options: &CallOptions,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, Error> {
         self.check_ready()?;
-        let request = self.buffers.encode_call(index, values)?;
+        let request = self.session.encode_call(index, values)?;
         let phase = Phase::Calling { function: index };
         self.enter(phase, options, |session| {
             session.call(request, values, returns)
@@ -169,9 +175,9 @@ impl Sandbox {
         values: &[ValueRef<'_>],
         options: &CallOptions,
         read: impl FnOnce(&mut ReplyBytes<'_>) -> R,
-    ) -> Result<R, Failure> {
+    ) -> Result<R, Error> {
         self.check_ready()?;
-        let request = self.buffers.encode_call(index, values)?;
+        let request = self.session.encode_call(index, values)?;
         let phase = Phase::Calling { function: index };
         self.enter(phase, options, |session| {
             session.call_reading(request, values, read)
@@ -184,17 +190,22 @@ impl Sandbox {
         &mut self,
         phase: Phase,
         options: &CallOptions,
-        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let guard = options.begin(&self.control, || self.instance.vm().meter())?;
+        run: impl FnOnce(&mut Session) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Session {
+            instance, control, ..
+        } = &mut *self.session;
+        let guard = options.begin(control, || instance.vm().meter())?;
         self.health = Health::Dirty;
-        let result = self.session(phase, run);
+        self.session.begin(phase);
+        let result = run(&mut self.session);
+        self.session.end();
         if let Some(guard) = guard {
             drop(guard);
             self.unlimit();
         }
         // A guest whose function failed idles again like one whose function returned.
-        if matches!(result, Ok(_) | Err(Failure::Guest { .. })) {
+        if result.as_ref().map_or_else(Error::is_of_function, |_| true) {
             self.health = Health::Ready;
         }
         result
@@ -203,35 +214,16 @@ impl Sandbox {
     /// Lets the guest execute as many instructions as it likes again.
     #[cold]
     fn unlimit(&mut self) {
-        if let Some(meter) = self.instance.vm().meter() {
+        if let Some(meter) = self.session.instance.vm().meter() {
             meter.limit(None);
         }
     }
 
     #[inline]
-    fn session<T>(
-        &mut self,
-        phase: Phase,
-        run: impl FnOnce(&mut Session<'_>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let mut session = Session {
-            instance: &mut self.instance,
-            host: &self.host,
-            control: &self.control,
-            buffers: &mut self.buffers,
-            outbox: &mut self.outbox,
-            checkpoints: &mut self.checkpoints,
-            log: LogSink::default(),
-            phase,
-        };
-        run(&mut session)
-    }
-
-    #[inline]
-    pub(super) fn check_ready(&self) -> Result<(), Failure> {
+    pub(super) fn check_ready(&self) -> Result<(), Error> {
         match self.health {
             Health::Ready => Ok(()),
-            _ => Err(self.why_not_ready()),
+            _ => Err(self.why_not_ready().into()),
         }
     }
 

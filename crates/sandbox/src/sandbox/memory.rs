@@ -17,7 +17,7 @@ impl Sandbox {
     pub fn read_memory(&mut self, address: u64, into: &mut [u8]) -> Result<(), Error> {
         self.check_alive()?;
         self.pause()?;
-        let result = self.instance.peek(address, into);
+        let result = self.session.instance.peek(address, into);
         Ok(result.map_err(Failure::GuestMemory)?)
     }
 
@@ -30,7 +30,7 @@ impl Sandbox {
     pub fn write_memory(&mut self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         self.check_alive()?;
         self.pause()?;
-        let result = self.instance.poke(address, bytes);
+        let result = self.session.instance.poke(address, bytes);
         Ok(result.map_err(Failure::GuestMemory)?)
     }
 
@@ -46,7 +46,7 @@ impl Sandbox {
         self.check_alive()?;
         self.pause()?;
         let leaving = self.leaving();
-        let mapped = self.instance.map(gpa, mapping, leaving);
+        let mapped = self.session.instance.map(gpa, mapping, leaving);
         self.note_failure();
         Ok(mapped?)
     }
@@ -59,20 +59,20 @@ impl Sandbox {
         self.check_alive()?;
         self.pause()?;
         let leaving = self.leaving();
-        let unmapped = self.instance.unmap(label, leaving);
+        let unmapped = self.session.instance.unmap(label, leaving);
         self.note_failure();
         Ok(unmapped?)
     }
 
     /// A VM that failed between two calls makes the sandbox ask for a restore, which takes another one.
     fn note_failure(&mut self) {
-        if self.instance.has_failed() {
+        if self.session.instance.has_failed() {
             self.health = Health::Dirty;
         }
     }
 
     /// What is mapped, in the order in which it was.
     pub fn mappings(&self) -> impl Iterator<Item = MappingInfo<'_>> {
-        self.instance.mappings()
+        self.session.instance.mappings()
     }
 }

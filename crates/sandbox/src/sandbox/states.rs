@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Health, Sandbox};
-use crate::call::Control;
 use crate::capture::capture;
 use crate::error::{Error, Failure};
 use crate::instance::{Instance, Leaving, Restored};
@@ -22,18 +21,20 @@ impl Sandbox {
         self.pause()?;
         self.check_ready()?;
         // What calls left in the buffers is not part of the guest's state.
-        self.instance.wipe_buffers()?;
-        let data = Arc::new(capture(&mut self.instance, None)?);
+        self.session.instance.wipe_buffers()?;
+        let data = Arc::new(capture(&mut self.session.instance, None)?);
         // From here on the sandbox stands on the new snapshot, so that the next one holds only what changes from now.
-        if self.instance.can_adopt(&data) {
+        if self.session.instance.can_adopt(&data) {
             self.health = Health::Dead;
-            self.instance.adopt(&data)?;
+            self.session.instance.adopt(&data)?;
         } else {
-            self.instance.check_mappings_beside(&self.engine, &data)?;
+            self.session
+                .instance
+                .check_mappings_beside(&self.engine, &data)?;
             self.health = Health::Dead;
-            let generation = self.instance.generation();
+            let generation = self.session.instance.generation();
             self.load(&data, Leaving::Cleanly)?;
-            self.instance.stay(generation)?;
+            self.session.instance.stay(generation)?;
         }
         self.health = Health::Ready;
         Ok(Snapshot { data })
@@ -51,7 +52,7 @@ impl Sandbox {
         if self.health == Health::Dead {
             return Err(Failure::Unusable.into());
         }
-        let base = self.instance.base();
+        let base = self.session.instance.base();
         let incompatible = |than| Failure::Incompatible {
             what: "snapshot",
             than,
@@ -69,14 +70,15 @@ impl Sandbox {
         let leaving = self.leaving();
         let in_place = is_base && leaving == Leaving::Cleanly;
         if !in_place {
-            self.instance
+            self.session
+                .instance
                 .check_mappings_beside(&self.engine, &snapshot.data)?;
         }
         self.health = Health::Dead;
-        self.instance.reset_mappings()?;
+        self.session.instance.reset_mappings()?;
         if !in_place {
             self.load(&snapshot.data, leaving)?;
-        } else if self.instance.restore()? == Restored::NotYet {
+        } else if self.session.instance.restore()? == Restored::NotYet {
             // One reason to give up half-way is a guest that has broken its monitor.
             self.load(&snapshot.data, Leaving::Uncleanly)?;
         }
@@ -97,24 +99,23 @@ impl Sandbox {
             return Ok(());
         }
         self.clear_for_reuse()?;
-        if self.instance.restore()? == Restored::Completely {
-            self.engine.keep_idle(self.instance);
+        if self.session.instance.restore()? == Restored::Completely {
+            self.engine.keep_idle(self.session.instance);
         }
         Ok(())
     }
 
     /// Goes over to another snapshot, in the same VM if it has room.
     fn load(&mut self, snapshot: &Arc<SnapshotData>, leaving: Leaving) -> Result<(), Failure> {
-        if self.instance.can_load(snapshot) {
-            return self.instance.load(snapshot, leaving);
+        if self.session.instance.can_load(snapshot) {
+            return self.session.instance.load(snapshot, leaving);
         }
         let mut instance = Instance::new(&self.engine, snapshot)?;
         if let Some(polling) = self.polling {
             instance = instance.into_polled(polling)?;
         }
-        instance.take_mappings_of(&mut self.instance)?;
-        self.instance = instance;
-        self.control = Control::new(self.instance.vm().interrupter());
+        instance.take_mappings_of(&mut self.session.instance)?;
+        self.session.set_instance(instance);
         Ok(())
     }
 }
