@@ -59,14 +59,6 @@ impl Attrs {
         self.difference(lost)
             .union(table.intersection(Self::NO_EXECUTE))
     }
-
-    /// The rights that tables leave to what is below them, by the bits that all their entries have and those that any of them has.
-    #[inline]
-    pub(crate) const fn path_of(in_all: u64, in_any: u64) -> Self {
-        Self::from_bits_truncate(in_all)
-            .intersection(Self::WRITE.union(Self::USER))
-            .union(Self::from_bits_truncate(in_any).intersection(Self::NO_EXECUTE))
-    }
 }
 
 /// A change of attributes: what [`Mapper::protect`](crate::Mapper::protect) does to each leaf.

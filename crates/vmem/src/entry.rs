@@ -138,14 +138,21 @@ impl Format {
     /// [`DecodeError`] when the processor would refuse the entry.
     #[inline]
     pub const fn decode(self, level: Level, raw: u64) -> Result<Entry, DecodeError> {
-        // Nearly all entries of nearly all tables are absent or 4 KiB leaves: these two cases are
-        // decided here, where the caller's loop can absorb them; the others cost a call.
-        if matches!(level, Level::L1) {
-            if let Some(leaf) = self.plain_leaf(raw) {
-                return Ok(Entry::Leaf(leaf));
-            }
-            if raw & self.entry_bits() == raw && raw & PRESENT == 0 {
+        // Nearly all entries of nearly all tables are decided here, where the caller's loop can absorb it: 4 KiB leaves, absent entries and
+        // tables. The others cost a call.
+        let lowest = matches!(level, Level::L1);
+        if lowest && self.are_plain_leaves(raw, raw) {
+            return Ok(Entry::Leaf(self.leaf_in(raw)));
+        }
+        if self.has_level(level) {
+            if raw & PRESENT == 0 && raw & self.entry_bits() == raw {
                 return Ok(Entry::Absent { software: raw });
+            }
+            if !lowest && self.is_table(level, raw) {
+                return Ok(Entry::Table {
+                    table: self.table_in(raw),
+                    attrs: Attrs::from_bits_truncate(raw).intersection(self.table_attrs(level)),
+                });
             }
         }
         self.decode_any(level, raw)
@@ -157,13 +164,18 @@ impl Format {
         Gpa::literal(raw & self.table_mask())
     }
 
-    /// Whether entries above level 1 all point to tables, and have nothing in them that is reserved at some level, to judge by the bits that
-    /// all of them have and those that any of them has. `false` says only that [`decode`](Self::decode) must look at them.
+    /// Whether nothing is reserved at any level above 1 in entries that are in use, to judge by the bits that any of them has: then all of
+    /// them point to tables. `false` says only that [`decode`](Self::decode) must look at them.
     #[inline]
-    pub(crate) const fn are_plain_tables(self, in_all: u64, in_any: u64) -> bool {
-        let odd =
-            self.reserved_everywhere() | !self.entry_bits() | PAGE_SIZE_BIT | Attrs::GLOBAL.bits();
-        in_all & PRESENT != 0 && in_any & odd == 0
+    pub(crate) const fn are_plain_tables(self, in_any: u64) -> bool {
+        in_any & (self.reserved_in_table(Level::L4) | !self.entry_bits()) == 0
+    }
+
+    /// Whether a raw entry of a level above 1 points to a table.
+    #[inline]
+    pub(crate) const fn is_table(self, level: Level, raw: u64) -> bool {
+        let odd = self.reserved_in_table(level) | !self.entry_bits();
+        raw & PRESENT != 0 && raw & odd == 0
     }
 
     /// The leaf in a raw entry of level 1, where it is present and valid. `None` says only that [`decode`](Self::decode) must look at it.
@@ -257,6 +269,7 @@ impl Format {
         }
     }
 
+    #[inline]
     const fn encode_table(
         self,
         level: Level,
@@ -266,7 +279,7 @@ impl Format {
         if matches!(level, Level::L1) {
             return Err(EncodeError::NoSuchLevel { level });
         }
-        let unfit = attrs.difference(self.shape(level, None).attrs);
+        let unfit = attrs.difference(self.table_attrs(level));
         if !unfit.is_empty() {
             return Err(EncodeError::Attributes {
                 level,
@@ -274,7 +287,7 @@ impl Format {
             });
         }
         let address = table.as_u64();
-        if address & !(self.table_mask() & self.physical_mask) != 0 {
+        if address & !(self.table_mask() & self.physical_mask()) != 0 {
             return Err(EncodeError::Frame {
                 frame: table,
                 size_bytes: PAGE_SIZE,
@@ -283,13 +296,14 @@ impl Format {
         Ok(address | attrs.bits() | PRESENT)
     }
 
+    #[inline]
     const fn encode_leaf(self, level: Level, leaf: &Leaf) -> Result<u64, EncodeError> {
         let Leaf { frame, attrs, size } = *leaf;
         match self.leaf_size(level) {
             Some(at_level) if at_level.bytes() == size.bytes() => {}
             _ => return Err(EncodeError::Size { level, size }),
         }
-        let unfit = attrs.difference(self.shape(level, Some(size)).attrs);
+        let unfit = attrs.difference(self.leaf_attrs());
         if !unfit.is_empty() {
             return Err(EncodeError::Attributes {
                 level,
@@ -297,7 +311,7 @@ impl Format {
             });
         }
         let address = frame.as_u64();
-        if address & !self.physical_mask != 0
+        if address & !self.physical_mask() != 0
             || !address.is_multiple_of(size.bytes())
             || (matches!(size, PageSize::Size4KiB) && address & !self.table_mask() != 0)
         {
@@ -320,6 +334,7 @@ impl Format {
     }
 
     /// Every bit of an entry. A store that hands over more bits has not read an entry.
+    #[inline]
     const fn entry_bits(self) -> u64 {
         match self.mode {
             Mode::FourLevel => u64::MAX,
@@ -328,6 +343,7 @@ impl Format {
     }
 
     /// The rules for an entry of `level` that is a leaf of `size`, or a table without one.
+    #[inline]
     const fn shape(self, level: Level, size: Option<PageSize>) -> Shape {
         match self.mode {
             Mode::FourLevel => self.four_level_shape(level, size),
@@ -336,30 +352,51 @@ impl Format {
     }
 
     /// Attributes with a place in a leaf; every size of a format has the same.
+    #[inline]
     const fn leaf_attrs(self) -> Attrs {
         let low = LOW_ATTRS.union(Attrs::PAT);
         match self.mode {
-            Mode::FourLevel => low.union(HIGH_ATTRS).union(self.no_execute),
+            Mode::FourLevel => low.union(HIGH_ATTRS).union(self.no_execute()),
             Mode::TwoLevel => low,
         }
     }
 
+    /// Attributes with a place in an entry of a level above 1 that points to a table: those that are not reserved there.
+    #[inline]
+    const fn table_attrs(self, level: Level) -> Attrs {
+        let reserved = Attrs::from_bits_truncate(self.reserved_in_table(level));
+        self.leaf_attrs().difference(reserved)
+    }
+
     /// Raw bits that must be zero in every present entry: the physical address ends below them,
     /// or EFER.NXE is clear.
+    #[inline]
     const fn reserved_everywhere(self) -> u64 {
         match self.mode {
             Mode::FourLevel => {
-                let nx = Attrs::NO_EXECUTE.difference(self.no_execute).bits();
-                self.table_mask() & !self.physical_mask | nx
+                let nx = Attrs::NO_EXECUTE.difference(self.no_execute()).bits();
+                self.table_mask() & !self.physical_mask() | nx
             }
             Mode::TwoLevel => 0,
         }
     }
 
+    /// Raw bits that must be zero in a present entry of a level above 1 that points to a table.
+    #[inline]
+    const fn reserved_in_table(self, level: Level) -> u64 {
+        let always = self.reserved_everywhere() | PAGE_SIZE_BIT;
+        match (self.mode, level) {
+            // Bit 8 of an entry that points to a directory or a directory-pointer table is
+            // ignored by Intel's and reserved by AMD's processors; refusing it agrees with both.
+            (Mode::FourLevel, Level::L4 | Level::L3) => always | Attrs::GLOBAL.bits(),
+            _ => always,
+        }
+    }
+
     /// Intel SDM vol. 3A, tables 5-15 to 5-20; AMD APM vol. 2, section 5.3.
+    #[inline]
     const fn four_level_shape(self, level: Level, size: Option<PageSize>) -> Shape {
         let always = self.reserved_everywhere();
-        let table_attrs = self.leaf_attrs().difference(Attrs::PAT);
         match (size, level) {
             (Some(PageSize::Size4KiB), _) => Shape {
                 attrs: self.leaf_attrs(),
@@ -370,20 +407,15 @@ impl Format {
                 // Between PAT and the frame.
                 reserved: always | ((size.bytes() - 1) & !(LARGE_PAT | (PAGE_SIZE - 1))),
             },
-            // Bit 8 of an entry that points to a directory or a directory-pointer table is
-            // ignored by Intel's and reserved by AMD's processors; refusing it agrees with both.
-            (None, Level::L4 | Level::L3) => Shape {
-                attrs: table_attrs.difference(Attrs::GLOBAL),
-                reserved: always | PAGE_SIZE_BIT | Attrs::GLOBAL.bits(),
-            },
             (None, _) => Shape {
-                attrs: table_attrs,
-                reserved: always | PAGE_SIZE_BIT,
+                attrs: self.table_attrs(level),
+                reserved: self.reserved_in_table(level),
             },
         }
     }
 
     /// Intel SDM vol. 3A, tables 5-4 to 5-6.
+    #[inline]
     const fn two_level_shape(self, size: Option<PageSize>) -> Shape {
         match size {
             Some(PageSize::Size4KiB) => Shape {
@@ -391,7 +423,7 @@ impl Format {
                 reserved: 0,
             },
             Some(_) => {
-                let usable = (self.physical_mask >> PSE36_SHIFT) & PSE36_BITS;
+                let usable = (self.physical_mask() >> PSE36_SHIFT) & PSE36_BITS;
                 Shape {
                     attrs: self.leaf_attrs(),
                     // Bit 21 is reserved on every processor.
@@ -399,8 +431,8 @@ impl Format {
                 }
             }
             None => Shape {
-                attrs: self.leaf_attrs().difference(Attrs::PAT),
-                reserved: PAGE_SIZE_BIT,
+                attrs: self.table_attrs(Level::L2),
+                reserved: self.reserved_in_table(Level::L2),
             },
         }
     }

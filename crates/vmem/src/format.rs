@@ -2,6 +2,8 @@
 
 use vellum_layout::{Gpa, Gva, GvaRange, PAGE_SIZE, PageSize};
 
+use crate::attrs::Attrs;
+
 /// Level of a page table. Tables of level 1 hold only 4 KiB leaves; CR3 points to a table of the
 /// format's [`root_level`](Format::root_level).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -70,19 +72,28 @@ impl EntryWidth {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Format {
+    // Few bytes, so that a format goes from function to function in a register.
     pub(crate) mode: Mode,
-    /// Bits of a physical address that the processor has, as a mask.
-    pub(crate) physical_mask: u64,
+    /// Width of a physical address on the processor.
+    physical_bits: u8,
     /// Largest leaf that the processor understands; a larger one is a reserved-bit fault.
     largest_leaf: PageSize,
-    /// `Attrs::NO_EXECUTE` while EFER.NXE makes bit 63 mean that, else empty.
-    pub(crate) no_execute: crate::Attrs,
+    bit_63: HighestBit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Mode {
     TwoLevel,
     FourLevel,
+}
+
+/// What bit 63 of an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum HighestBit {
+    /// EFER.NXE is clear, or an entry has no such bit.
+    Reserved,
+    /// EFER.NXE is set.
+    NoExecute,
 }
 
 /// Why a combination of registers or widths is no [`Format`].
@@ -153,9 +164,9 @@ impl Format {
     /// (Intel SDM vol. 3A, section 5.5).
     pub const FOUR_LEVEL: Self = Self {
         mode: Mode::FourLevel,
-        physical_mask: mask(52),
+        physical_bits: 52,
         largest_leaf: PageSize::Size1GiB,
-        no_execute: crate::Attrs::NO_EXECUTE,
+        bit_63: HighestBit::NoExecute,
     };
 
     /// i686 2-level paging with CR4.PSE clear, as paged guests boot: 4 KiB pages only
@@ -163,9 +174,9 @@ impl Format {
     /// in this mode; the codec refuses such an entry, so that no large page is ever read as a table.
     pub const TWO_LEVEL: Self = Self {
         mode: Mode::TwoLevel,
-        physical_mask: mask(32),
+        physical_bits: 32,
         largest_leaf: PageSize::Size4KiB,
-        no_execute: crate::Attrs::empty(),
+        bit_63: HighestBit::Reserved,
     };
 
     /// i686 2-level paging with CR4.PSE set: 4 MiB pages too.
@@ -207,8 +218,10 @@ impl Format {
         if bits < min || bits > max {
             return Err(FormatError::PhysicalBits { bits, min, max });
         }
+        #[expect(clippy::cast_possible_truncation, reason = "from 32 to 52")]
+        let physical_bits = bits as u8;
         Ok(Self {
-            physical_mask: mask(bits),
+            physical_bits,
             ..self
         })
     }
@@ -217,7 +230,7 @@ impl Format {
     #[must_use]
     pub const fn without_no_execute(self) -> Self {
         Self {
-            no_execute: crate::Attrs::empty(),
+            bit_63: HighestBit::Reserved,
             ..self
         }
     }
@@ -242,7 +255,7 @@ impl Format {
     #[inline]
     pub const fn root_from_cr3(self, cr3: u64) -> Result<Gpa, RootError> {
         let address = cr3 & !CR3_CACHE_BITS;
-        let bits = address & !(self.table_mask() & self.physical_mask);
+        let bits = address & !(self.table_mask() & self.physical_mask());
         if bits != 0 {
             return Err(RootError::ReservedBits { root: cr3, bits });
         }
@@ -361,6 +374,27 @@ impl Format {
         match self.mode {
             Mode::FourLevel => mask(52) & !(PAGE_SIZE - 1),
             Mode::TwoLevel => mask(32) & !(PAGE_SIZE - 1),
+        }
+    }
+
+    /// This format, where its mode is known: a constant makes the compiler fold what depends on it.
+    #[inline]
+    pub(crate) const fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Bits of a physical address that the processor has, as a mask.
+    #[inline]
+    pub(crate) const fn physical_mask(self) -> u64 {
+        mask(self.physical_bits as u32)
+    }
+
+    /// `NO_EXECUTE` where entries have it.
+    #[inline]
+    pub(crate) const fn no_execute(self) -> Attrs {
+        match self.bit_63 {
+            HighestBit::NoExecute => Attrs::NO_EXECUTE,
+            HighestBit::Reserved => Attrs::empty(),
         }
     }
 

@@ -75,6 +75,7 @@
 pub use attrs::{AttrChange, Attrs};
 pub use entry::{DecodeError, EncodeError, Entry, Leaf};
 pub use format::{EntryWidth, Format, FormatError, Level, RootError};
+pub use index::TableIndex;
 pub use lookup::{Mapping, TranslateError, translate};
 pub use map::{
     MapError, Mapper, ProtectError, RemapError, ShareError, SplitError, TableError, UnmapError,
@@ -87,6 +88,7 @@ pub use walk::{Budget, LeafStep, SelfReference, Step, TableStep, WalkError, Walk
 mod attrs;
 mod entry;
 mod format;
+mod index;
 mod lookup;
 mod map;
 mod seen;

@@ -92,6 +92,7 @@ impl Place {
     }
 
     /// Index of the first entry, and of the first one after the last.
+    #[inline]
     const fn entries(self, format: Format) -> (u64, u64) {
         let first = format.linear_index(self.level, self.span.first);
         let last = format.linear_index(self.level, self.span.last);

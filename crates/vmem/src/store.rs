@@ -2,7 +2,8 @@
 
 use vellum_layout::{Gpa, GpaRange, PAGE_SIZE, PageSize};
 
-use crate::format::EntryWidth;
+use crate::format::{EntryWidth, Format};
+use crate::index::{self, TableIndex};
 
 /// Memory that holds page tables, addressed by guest-physical address.
 ///
@@ -26,6 +27,25 @@ pub trait TableStore {
     /// # Errors
     /// [`StoreError`] when there is no writable memory; nothing is written then.
     fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError>;
+
+    /// Follows `above`, which is the raw value of some 8-byte entry: reads the entry at `index` of the table that it points to, and gives that
+    /// entry's address and value. It is one level of a usual look-up.
+    ///
+    /// Only an *open* entry is followed: bits 0 to 2 (P, R/W and U/S) are set, so that it is in use and takes no right away, and nothing is
+    /// set above the address (bits 52 to 63). The other bits are for the caller to judge. `None` says only that another way must be taken:
+    /// through [`read_entry`](Self::read_entry).
+    ///
+    /// A store over one piece of memory overrides this: it needs less than an address to find the entry.
+    #[inline]
+    fn follow(&self, above: u64, index: TableIndex) -> Option<(Gpa, u64)> {
+        if !index::is_open(above) {
+            return None;
+        }
+        let table = Format::FOUR_LEVEL.table_in(above);
+        let at = Format::FOUR_LEVEL.entry_at(table, index.get());
+        let raw = self.read_entry(at, EntryWidth::Bytes8).ok()?;
+        Some((at, raw))
+    }
 
     /// Reads `into.len()` consecutive entries of one table, the first at `at`.
     ///
@@ -175,6 +195,11 @@ impl<S: TableStore + ?Sized> TableStore for &mut S {
     }
 
     #[inline]
+    fn follow(&self, above: u64, index: TableIndex) -> Option<(Gpa, u64)> {
+        (**self).follow(above, index)
+    }
+
+    #[inline]
     fn write_entry(&mut self, at: Gpa, width: EntryWidth, raw: u64) -> Result<(), StoreError> {
         (**self).write_entry(at, width, raw)
     }
@@ -213,6 +238,8 @@ impl<S: TableStore + ?Sized> TableStore for &mut S {
 #[derive(Debug)]
 pub struct SliceStore<'a> {
     base: Gpa,
+    /// What gives zero with an open entry that points to the base and has no other flag.
+    minus_open_base: u64,
     words: &'a mut [u64],
 }
 
@@ -221,12 +248,17 @@ const FRAME_WORDS: usize = 512;
 
 impl<'a> SliceStore<'a> {
     /// A store whose first word lies at `base`, rounded down to a frame boundary. Words past the
-    /// last whole frame are not used.
+    /// last whole frame are not used, nor are those past the last guest-physical address.
     pub fn new(base: Gpa, words: &'a mut [u64]) -> Self {
-        let whole = words.len() / FRAME_WORDS * FRAME_WORDS;
+        let base = base.align_down(PageSize::Size4KiB);
+        let frames_above = (1 << (Gpa::BITS - 12)) - base.as_u64() / PAGE_SIZE;
+        let frames = usize::try_from(frames_above)
+            .unwrap_or(usize::MAX)
+            .min(words.len() / FRAME_WORDS);
         Self {
-            base: base.align_down(PageSize::Size4KiB),
-            words: &mut words[..whole],
+            base,
+            minus_open_base: 0_u64.wrapping_sub(base.as_u64() | index::OPEN),
+            words: &mut words[..frames * FRAME_WORDS],
         }
     }
 
@@ -268,6 +300,19 @@ impl TableStore for SliceStore<'_> {
             (EntryWidth::Bytes4, false) => word & u64::from(u32::MAX),
             (EntryWidth::Bytes4, true) => word >> 32,
         })
+    }
+
+    #[inline]
+    fn follow(&self, above: u64, index: TableIndex) -> Option<(Gpa, u64)> {
+        // The number of the table's frame, counted from the base, with the flags of `above` on top. Of those the shift by an index loses
+        // all but the lowest three, which are clear now if they were set. Whatever else is wrong with `above`, a number is left that is
+        // larger than any slice: a flag at the top, an address below the base, or bits above an address.
+        let frame = above.wrapping_add(self.minus_open_base).rotate_right(12);
+        let word = index.word_in(frame);
+        let raw = *self.words.get(usize::try_from(word).ok()?)?;
+        // The mask tells the compiler what `new` has seen to: all words have addresses.
+        let at = (self.base.as_u64() + word * 8) & ((1 << Gpa::BITS) - 1);
+        Some((Gpa::literal(at), raw))
     }
 
     #[inline]

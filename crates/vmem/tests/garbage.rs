@@ -9,8 +9,9 @@ use machine::{FrameList, Memory, Mode};
 use proptest::prelude::*;
 use vellum_layout::{Gpa, Gva, GvaRange, PageSize};
 use vellum_vmem::{
-    AttrChange, Attrs, Budget, EntryWidth, FrameSource, LeafStep, Level, Mapper, SelfReference,
-    Step, StoreError, TableStore, TranslateError, WalkError, Walker, translate,
+    AttrChange, Attrs, Budget, EntryWidth, Format, FrameSource, LeafStep, Level, Mapper,
+    SelfReference, SliceStore, Step, StoreError, TableIndex, TableStore, TranslateError, WalkError,
+    Walker, translate,
 };
 
 const FRAMES: u64 = 6;
@@ -161,6 +162,51 @@ proptest! {
     }
 
     #[test]
+    fn every_way_of_looking_up_gives_the_same_answer(
+        format in formats(),
+        pokes in pokes(),
+        chain in chain(),
+        pages in proptest::collection::vec(page_numbers(), 1..40),
+        in_page in 0..0x1000u64,
+    ) {
+        let mode = match format.root_level() {
+            Level::L4 => Mode::FourLevel,
+            _ => Mode::TwoLevel,
+        };
+        let memory = memory_with(mode, &[pokes, chain].concat());
+        let mut words = words_of(&memory);
+        let slice = SliceStore::new(Gpa::literal(BASE), &mut words);
+        for page in pages.into_iter().chain([0]) {
+            let linear = page << 12 | in_page;
+            let gva = match mode {
+                Mode::FourLevel => Gva::sign_extend(linear),
+                _ => Gva::literal(linear & 0xffff_ffff),
+            };
+            let root = Gpa::literal(BASE);
+            let expected = translate(&Careful(&slice), root, gva, format);
+            prop_assert_eq!(translate(&EntryByEntry(&slice), root, gva, format), expected);
+            prop_assert_eq!(translate(&slice, root, gva, format), expected);
+        }
+    }
+
+    #[test]
+    fn a_slice_store_follows_what_any_store_would_follow(
+        base in prop_oneof![Just(0), Just(BASE), Just((1 << 52) - 0x2000)],
+        frame in -3..9i64,
+        flags in prop_oneof![3 => Just(7u64), 1 => 0..8u64].prop_flat_map(|low| {
+            (0..0x200u64).prop_map(move |high| high << 3 | low)
+        }),
+        high in prop_oneof![4 => Just(0u64), 1 => (0..12u32).prop_map(|bit| 1 << (52 + bit))],
+        index in any::<u64>(),
+    ) {
+        let mut words: Vec<u64> = (0..FRAMES * 512).collect();
+        let slice = SliceStore::new(Gpa::literal(base), &mut words);
+        let above = base.wrapping_add_signed(frame << 12) ^ flags ^ high;
+        let index = TableIndex::from_highest_bits(index);
+        prop_assert_eq!(slice.follow(above, index), EntryByEntry(&slice).follow(above, index));
+    }
+
+    #[test]
     fn no_walk_exceeds_its_budget(
         mode in modes(),
         pokes in pokes(),
@@ -260,6 +306,79 @@ proptest! {
             let bound = 6 * edit.pages + 8 * 1024;
             prop_assert!(store.accesses.get() <= bound, "{} accesses", store.accesses.get());
         }
+    }
+}
+
+fn formats() -> impl Strategy<Value = Format> {
+    let narrow = |format: Format| format.with_physical_bits(40).expect("in range");
+    proptest::sample::select(vec![
+        Format::FOUR_LEVEL,
+        narrow(Format::FOUR_LEVEL),
+        Format::FOUR_LEVEL.without_no_execute(),
+        Format::FOUR_LEVEL.without_1_gib_pages(),
+        Format::TWO_LEVEL,
+        Format::TWO_LEVEL_PSE,
+        narrow(Format::TWO_LEVEL_PSE),
+    ])
+}
+
+/// Pages under the entries that `pokes` writes.
+fn page_numbers() -> impl Strategy<Value = u64> {
+    let index = || proptest::sample::select(vec![0u64, 1, 255, 256, 511]);
+    (index(), index(), index(), index())
+        .prop_map(|(l4, l3, l2, l1)| l4 << 27 | l3 << 18 | l2 << 9 | l1)
+}
+
+/// One entry in each of four frames that points to the next, with flags that are mostly the usual ones: the way to the first page.
+fn chain() -> impl Strategy<Value = Vec<Poke>> {
+    let odd = (0..52u32, any::<bool>()).prop_map(|(bit, high)| match bit {
+        bit if high => 7 | 1 << 12 << bit,
+        bit => 7 ^ 1 << (bit % 12),
+    });
+    let flags = || prop_oneof![4 => Just(7u64), 1 => odd.clone()];
+    (flags(), flags(), flags(), flags()).prop_map(|(l4, l3, l2, l1)| {
+        let entries = (0..).zip([l4, l3, l2, l1]);
+        let poke = |(frame, flags)| (frame, 0, (BASE + (frame + 1) * 0x1000) | flags);
+        entries.map(poke).collect()
+    })
+}
+
+/// The frames from `BASE` on.
+fn words_of(memory: &Memory) -> Vec<u64> {
+    let at = |word| Gpa::literal(BASE + word * 8);
+    (0..FRAMES * 512)
+        .map(|word| memory.read_entry(at(word), EntryWidth::Bytes8))
+        .collect::<Result<_, _>>()
+        .expect("backed frames")
+}
+
+/// Reads as the trait does where a store says no more than how one entry is read.
+struct EntryByEntry<'a, 'w>(&'a SliceStore<'w>);
+
+impl TableStore for EntryByEntry<'_, '_> {
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        self.0.read_entry(at, width)
+    }
+
+    fn write_entry(&mut self, at: Gpa, _: EntryWidth, _: u64) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { at })
+    }
+}
+
+/// Follows no entry: a look-up looks at each before the next.
+struct Careful<'a, 'w>(&'a SliceStore<'w>);
+
+impl TableStore for Careful<'_, '_> {
+    fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
+        self.0.read_entry(at, width)
+    }
+
+    fn follow(&self, _: u64, _: TableIndex) -> Option<(Gpa, u64)> {
+        None
+    }
+
+    fn write_entry(&mut self, at: Gpa, _: EntryWidth, _: u64) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { at })
     }
 }
 

@@ -15,9 +15,6 @@ const CLEAR: u64 = 0;
 impl<S: TableStore, F: FrameSource> Mapper<S, F> {
     /// Makes the tables that `target` needs, still empty: translations stay as they are.
     pub(super) fn link_tables(&mut self, place: Place, target: Target) -> Result<(), TableError> {
-        if place.level == Level::L1 {
-            return Ok(());
-        }
         for slot in place.span.slots(self.format, place.level) {
             let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
             let table = match entry {
@@ -26,7 +23,10 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
                 Entry::Table { table, .. } => table,
                 Entry::Leaf(_) => return Err(TableError::Changed { at }),
             };
-            self.link_tables(place.below(table, slot.span), target)?;
+            let below = place.below(table, slot.span);
+            if below.level > Level::L1 {
+                self.link_tables(below, target)?;
+            }
         }
         Ok(())
     }
