@@ -5,7 +5,7 @@ use std::cell::Cell;
 use vellum_backend::memory::OutOfBounds;
 use vellum_layout::{Gpa, GpaRange, Gva, GvaRange, PAGE_SIZE, PageSize};
 use vellum_vmem::{
-    Attrs, EntryWidth, Format, Level, StoreError, TableStore, TranslateError, translate,
+    Attrs, EntryWidth, Format, Level, StoreError, TableIndex, TableStore, TranslateError, translate,
 };
 
 use crate::error::Failure;
@@ -157,11 +157,20 @@ pub(super) struct FixedLeaf {
     pub(super) len_bytes: u64,
 }
 
-/// Tables that remember what was read of them: at most one entry of each level.
+/// Tables that remember what one look-up read of them: at most one entry of each level.
 struct Path<'a> {
     tables: TableAccess<'a>,
+    way: Cell<Way>,
     read: Cell<[(Gpa, u64); 4]>,
     count: Cell<usize>,
+}
+
+/// How a look-up goes from table to table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Following,
+    /// The way to everything unusual. It begins at the root again.
+    EntryByEntry,
 }
 
 /// Levels from the root down.
@@ -171,8 +180,18 @@ impl<'a> Path<'a> {
     fn new(tables: TableAccess<'a>) -> Self {
         Self {
             tables,
+            way: Cell::new(Way::Following),
             read: Cell::new([(Gpa::literal(0), 0); 4]),
             count: Cell::new(0),
+        }
+    }
+
+    fn remember(&self, at: Gpa, raw: u64) {
+        let (mut read, count) = (self.read.get(), self.count.get());
+        if let Some(slot) = read.get_mut(count) {
+            *slot = (at, raw);
+            self.read.set(read);
+            self.count.set(count + 1);
         }
     }
 
@@ -202,13 +221,17 @@ const FRAME_MASK: u64 = 0x000F_FFFF_FFFF_F000;
 impl TableStore for Path<'_> {
     fn read_entry(&self, at: Gpa, width: EntryWidth) -> Result<u64, StoreError> {
         let raw = self.tables.read_entry(at, width)?;
-        let (mut read, count) = (self.read.get(), self.count.get());
-        if let Some(slot) = read.get_mut(count) {
-            *slot = (at, raw);
-            self.read.set(read);
-            self.count.set(count + 1);
+        if self.way.replace(Way::EntryByEntry) == Way::Following {
+            self.count.set(0);
         }
+        self.remember(at, raw);
         Ok(raw)
+    }
+
+    fn follow(&self, above: u64, index: TableIndex) -> Option<(Gpa, u64)> {
+        let (at, raw) = self.tables.follow(above, index)?;
+        self.remember(at, raw);
+        Some((at, raw))
     }
 
     fn write_entry(&mut self, at: Gpa, _: EntryWidth, _: u64) -> Result<(), StoreError> {
@@ -230,3 +253,6 @@ pub(super) fn logged(memory: &GuestMemory, user: &UserParts, number: u64) -> Res
     let log = memory.scratch_offset(user.frame_log()?);
     Ok(memory.scratch.read_u64(log + number * 8)?)
 }
+
+#[cfg(test)]
+mod tests;
