@@ -47,7 +47,7 @@ pub mod state;
 mod vm;
 
 pub use hypervisor::{Hypervisor, IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
-pub use memory::{FileMemory, HostMemory, Hva, SealedMemory, SealedWriter, SharedMemory};
+pub use memory::{FileMemory, HostMemory, Hva, Piece, SealedMemory, SealedWriter, SharedMemory};
 pub use meter::Meter;
 pub use state::{StateGroup, VcpuState};
 pub use vm::{

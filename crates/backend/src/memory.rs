@@ -9,19 +9,20 @@
 )]
 
 mod file;
+mod mapping;
 mod sealed;
 mod shared;
 
 use std::ffi::c_void;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{Advice, MprotectFlags};
 
 pub use file::FileMemory;
+pub use mapping::Piece;
 pub use sealed::{SealedMemory, SealedWriter};
 pub use shared::SharedMemory;
 
@@ -106,104 +107,6 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// Zeroed private memory, allocated by the kernel on first touch.
-    ///
-    /// # Errors
-    /// What `mmap` says; `InvalidInput` for a length of 0 or past the address space.
-    pub fn zeroed(len_bytes: u64) -> io::Result<Self> {
-        let len_bytes =
-            usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                len_bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let base =
-            NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self {
-            base,
-            len_bytes,
-            pages: PageBacking::Any,
-        })
-    }
-
-    /// Maps `source`, whole, over the pages at `offset`. A page is shared with everyone who maps it until it is first written;
-    /// then this memory has a copy of its own.
-    ///
-    /// # Errors
-    /// What `mmap` says; `InvalidInput` when `offset` or the length is not one of whole pages, or when the pages lie
-    /// outside of this memory.
-    pub fn overlay(&mut self, offset: u64, source: &SealedMemory) -> io::Result<()> {
-        self.overlay_part(offset, source, 0..source.len_bytes())
-    }
-
-    /// Maps the bytes `part` of `source` over the pages at `offset`.
-    ///
-    /// # Errors
-    /// As [`overlay`](Self::overlay); `InvalidInput` also when the part is not one of whole pages of the source.
-    pub fn overlay_part(
-        &mut self,
-        offset: u64,
-        source: &SealedMemory,
-        part: Range<u64>,
-    ) -> io::Result<()> {
-        let len_bytes = part.end.saturating_sub(part.start);
-        if part.end > source.len_bytes() || !part.start.is_multiple_of(vellum_layout::PAGE_SIZE) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let target = self.pages(offset, len_bytes)?;
-        // Always writable and private: no copy by the host can fault, and Hyper-V pins only writable memory.
-        // SAFETY: `target` lies inside this mapping, which this value owns and to which no reference exists, so replacing its
-        // pages is seen by nobody but the guest, whose owner asked for it.
-        unsafe {
-            rustix::mm::mmap(
-                target.cast(),
-                usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
-                &source.file,
-                part.start,
-            )
-        }?;
-        Ok(())
-    }
-
-    /// Maps fresh zeroed private memory over `len_bytes` at `offset`.
-    ///
-    /// # Errors
-    /// As [`overlay`](Self::overlay).
-    pub fn overlay_zeroed(&mut self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let target = self.pages(offset, len_bytes)?;
-        let len_bytes = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: as in `overlay`.
-        unsafe {
-            rustix::mm::mmap_anonymous(
-                target.cast(),
-                len_bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
-            )
-        }?;
-        match self.pages {
-            PageBacking::Any => Ok(()),
-            PageBacking::Small => advise_small_pages(target, len_bytes),
-        }
-    }
-
-    /// Keeps the kernel from backing this memory with huge pages: for memory of which a guest touches a page here and there, where each
-    /// touch would take, and clear, 2 MiB.
-    ///
-    /// # Errors
-    /// What `madvise` says, but not that this kernel has no huge pages.
-    pub fn keep_pages_small(&mut self) -> io::Result<()> {
-        self.pages = PageBacking::Small;
-        advise_small_pages(self.base.as_ptr(), self.len_bytes)
-    }
-
     /// Gives the memory of `range` back to the kernel: it reads as what was mapped there, zeroes or a sealed memory.
     ///
     /// # Errors
@@ -515,39 +418,11 @@ impl HostMemory {
     }
 }
 
-/// A kernel without huge pages knows no such advice, and needs none.
-fn advise_small_pages(start: *mut u8, len_bytes: usize) -> io::Result<()> {
-    // SAFETY: the advice changes no content; the caller owns the range.
-    match unsafe { rustix::mm::madvise(start.cast(), len_bytes, Advice::LinuxNoHugepage) } {
-        Err(rustix::io::Errno::INVAL) => Ok(()),
-        other => Ok(other?),
-    }
-}
-
 impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: this value owns the mapping and nothing refers into it any more; a VM that maps it is dropped before, by
         // the contract of `Vm::map`. A failure would leak the range, which is harmless.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len_bytes) };
-    }
-}
-
-impl HostMemory {
-    /// A mapping of the start of a file.
-    fn of_file(file: &File, len_bytes: u64, flags: MapFlags) -> io::Result<Self> {
-        let len_bytes =
-            usize::try_from(len_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-        let base =
-            unsafe { rustix::mm::mmap(ptr::null_mut(), len_bytes, protection, flags, file, 0) }?;
-        let base =
-            NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self {
-            base,
-            len_bytes,
-            pages: PageBacking::Any,
-        })
     }
 }
 

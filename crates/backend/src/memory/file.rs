@@ -2,11 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::ptr::{self, NonNull};
 
-use rustix::mm::{MapFlags, ProtFlags};
-
-use super::{HostMemory, Hva, PageBacking};
+use super::mapping::{Content, PRIVATE};
+use super::{HostMemory, Hva};
 
 /// A private mapping of a file: the guest reads the file, and a page that it writes becomes a copy of its own. The file never changes.
 ///
@@ -28,28 +26,10 @@ impl FileMemory {
     pub fn map(file: &File, len_bytes: u64) -> io::Result<Self> {
         let len_bytes = len_bytes
             .checked_next_multiple_of(vellum_layout::PAGE_SIZE)
-            .and_then(|len_bytes| usize::try_from(len_bytes).ok())
             .ok_or(io::ErrorKind::InvalidInput)?;
         // Writable also where the guest may only read, because Hyper-V pins only writable memory; what would be written is private.
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe {
-            rustix::mm::mmap(
-                ptr::null_mut(),
-                len_bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-                file,
-                0,
-            )
-        }?;
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self {
-            memory: HostMemory {
-                base,
-                len_bytes,
-                pages: PageBacking::Any,
-            },
-        })
+        let memory = HostMemory::fresh(len_bytes, Content::File(file, 0), PRIVATE)?;
+        Ok(Self { memory })
     }
 
     /// Length in bytes, a multiple of the page size.

@@ -11,8 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::MapFlags;
 
+use super::mapping::{Content, PRIVATE};
 use super::{HostMemory, OutOfBounds};
 
 /// Immutable memory that many sandboxes map: a sealed memfd, or a file that nobody changes.
@@ -80,8 +80,7 @@ impl SealedMemory {
     /// # Errors
     /// What `mmap` says.
     pub fn map(&self) -> io::Result<HostMemory> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        HostMemory::of_file(&self.file, self.len_bytes, flags)
+        HostMemory::fresh(self.len_bytes, Content::File(&self.file, 0), PRIVATE)
     }
 }
 

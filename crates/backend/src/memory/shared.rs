@@ -1,12 +1,12 @@
 //! Memory that the host and guests use at the same time.
 
 use std::io;
-use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::MapFlags;
 
-use super::{HostMemory, Hva, OutOfBounds, PageBacking};
+use super::mapping::Content;
+use super::{HostMemory, Hva, OutOfBounds};
 
 const WORD_LEN: usize = size_of::<u64>();
 const WORD_LEN_BYTES: u64 = WORD_LEN as u64;
@@ -30,27 +30,11 @@ impl SharedMemory {
     pub fn zeroed(len_bytes: u64) -> io::Result<Self> {
         let mapped_len_bytes = len_bytes
             .checked_next_multiple_of(vellum_layout::PAGE_SIZE)
-            .and_then(|len_bytes| usize::try_from(len_bytes).ok())
             .ok_or(io::ErrorKind::InvalidInput)?;
         // Shared, so that it stays one memory should the process fork.
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                mapped_len_bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-            )
-        }?;
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self {
-            memory: HostMemory {
-                base,
-                len_bytes: mapped_len_bytes,
-                pages: PageBacking::Any,
-            },
-            len_bytes,
-        })
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let memory = HostMemory::fresh(mapped_len_bytes, Content::Zeroes, flags)?;
+        Ok(Self { memory, len_bytes })
     }
 
     /// Length in bytes, as asked for.

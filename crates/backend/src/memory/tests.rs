@@ -1,5 +1,7 @@
 use proptest::prelude::*;
+use rustix::mm::MapFlags;
 
+use super::mapping::Content;
 use super::*;
 
 const PAGE: u64 = vellum_layout::PAGE_SIZE;
@@ -278,7 +280,7 @@ fn sealed_memory_can_neither_be_written_nor_resized() {
     assert!(sealed.file.set_len(0).is_err());
     assert!(io::Write::write(&mut &sealed.file, b"x").is_err());
     assert!(rustix::fs::fcntl_add_seals(&sealed.file, rustix::fs::SealFlags::WRITE).is_err());
-    assert!(HostMemory::of_file(&sealed.file, 4096, MapFlags::SHARED).is_err());
+    assert!(HostMemory::fresh(4096, Content::File(&sealed.file, 0), MapFlags::SHARED).is_err());
 }
 
 #[test]
