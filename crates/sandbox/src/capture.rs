@@ -67,7 +67,7 @@ pub(crate) fn capture(
         state,
         generation: base.generation + 1,
         suspended,
-        tables: OnceLock::new(),
+        template: OnceLock::new(),
     })
 }
 

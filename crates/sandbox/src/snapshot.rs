@@ -14,7 +14,7 @@ use crate::call::Phase;
 use crate::engine::Engine;
 use crate::error::Failure;
 use crate::image::{Function, GuestImage};
-use crate::machine::{SharedTables, amd64_machine};
+use crate::machine::{Template, amd64_machine};
 use crate::memory::{
     Area, Backing, Config, Extent, Extents, Geometry, Layers, Parts, SpaceError, UserSpace,
 };
@@ -82,7 +82,7 @@ pub(crate) struct SnapshotData {
     /// What the guest was in the middle of; `None` when it idled.
     pub(crate) suspended: Option<Suspended>,
     /// Tables for the sandboxes that are made from this snapshot, once the first one was.
-    pub(crate) tables: OnceLock<SharedTables>,
+    pub(crate) template: OnceLock<Template>,
 }
 
 /// What a guest has that another engine's processor lacks. (Equal profiles do not say all: supervisor protection is the processor's, and not
@@ -174,7 +174,7 @@ impl SnapshotData {
             state,
             generation: 0,
             suspended: None,
-            tables: OnceLock::new(),
+            template: OnceLock::new(),
         })
     }
 

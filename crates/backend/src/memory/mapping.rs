@@ -211,6 +211,22 @@ impl HostMemory {
         }
     }
 
+    /// Maps pieces over the pages at `offset`, one behind the other.
+    ///
+    /// # Errors
+    /// As [`overlay_part`](Self::overlay_part). The pieces before the one that is refused are mapped.
+    pub fn overlay_pieces(&mut self, offset: u64, pieces: &[Piece<'_>]) -> io::Result<()> {
+        let mut offset = offset;
+        for piece in pieces {
+            match piece {
+                Piece::Zeroes(len_bytes) => self.overlay_zeroed(offset, *len_bytes)?,
+                Piece::Sealed(source, part) => self.overlay_part(offset, source, part.clone())?,
+            }
+            offset = offset.saturating_add(piece.len_bytes());
+        }
+        Ok(())
+    }
+
     fn replace(&mut self, offset: u64, len_bytes: u64, content: Content<'_>) -> io::Result<()> {
         let target = self.pages(offset, len_bytes)?;
         let len = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -59,8 +59,6 @@ pub(crate) struct Instance {
     geometry: Arc<Geometry>,
     base: Arc<SnapshotData>,
     cow: CowState,
-    /// Frames of the tables that the host built for a user guest.
-    tables_used: u64,
     /// How a user guest gets its vector registers back; a kernel gets them by system call.
     resume: Option<ResumePage>,
     state: VcpuState,
@@ -124,8 +122,14 @@ impl Instance {
     /// A new VM in the state of `snapshot`.
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
         let geometry = snapshot.geometry(engine)?;
-        let memory = GuestMemory::new(&geometry).map_err(Failure::Memory)?;
         let vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
+        let template = snapshot.template.get();
+        let template = template.filter(|template| template.fits(&geometry));
+        let memory = match geometry.parts {
+            Parts::User(_) => GuestMemory::of_layers(&geometry, &snapshot.layers, template),
+            Parts::Kernel(_) => GuestMemory::zeroed(&geometry),
+        }
+        .map_err(Failure::Memory)?;
         let cow = match (&geometry.parts, geometry.cow) {
             (Parts::Kernel(_), _) => CowState::Kernel(Physical::new(&geometry)),
             (Parts::User(_), CowMode::GuestSide) => CowState::Guest(GuestSide::new(&geometry)?),
@@ -139,7 +143,6 @@ impl Instance {
             memory,
             mappings: Mappings::default(),
             cow,
-            tables_used: 0,
             resume: None,
             // A new vCPU is in its reset state, which is what the default says of every group that ring 3 cannot reach.
             state: VcpuState::default(),
@@ -153,12 +156,17 @@ impl Instance {
             geometry,
             base: snapshot.clone(),
         };
-        instance.write_fixed_frames()?;
-        instance.load_memory(snapshot, &Layers::default())?;
+        let at_reset = instance.choose_state();
+        match &instance.cow {
+            CowState::Kernel(_) => instance.load_kernel(snapshot)?,
+            CowState::Guest(_) | CowState::Host(_) => instance.load_new_user(snapshot, template)?,
+        }
+        instance.tell_guest()?;
+        instance.write_suspended_input()?;
         instance.boot_kernel()?;
         // When everything is in its place: pinned memory stays as it is mapped, and of any other the kernel would tell the VM each change.
         map_slots(instance.vm.0.as_mut(), &instance.memory, &instance.geometry)?;
-        instance.load_state(Leaving::Cleanly)?;
+        instance.give_state(&at_reset, Leaving::Cleanly)?;
         Ok(instance)
     }
 
@@ -256,6 +264,7 @@ impl Instance {
         if leaving == Leaving::Uncleanly {
             // Should the guest have broken its monitor, it may have changed what only the host writes.
             self.write_fixed_frames()?;
+            self.tell_bookkeeping()?;
         }
         let present = self.shown_snapshot().layers.clone();
         self.remap_around(|instance| instance.load_memory(snapshot, &present))?;

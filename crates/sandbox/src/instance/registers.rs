@@ -15,6 +15,13 @@ impl Instance {
     /// Makes the vCPU hold the state of the snapshot that is loaded, where by now it holds `self.state` but for what `leaving`
     /// says.
     pub(super) fn load_state(&mut self, leaving: Leaving) -> Result<(), Failure> {
+        let known = self.choose_state();
+        self.write_resume_page()?;
+        self.give_state(&known, leaving)
+    }
+
+    /// Takes the state of the base snapshot for the one that the vCPU is to hold, as it is around this sandbox. Returns what that was before.
+    pub(super) fn choose_state(&mut self) -> VcpuState {
         let mut next = self.base.state.clone();
         if let Parts::User(user) = &self.geometry.parts {
             next.special.cr3 = user.tables.start().as_u64();
@@ -25,11 +32,19 @@ impl Instance {
         if !self.is_kernel() {
             self.renew_root();
         }
-        self.write_resume_page()?;
+        known
+    }
+
+    /// Makes the vCPU hold `self.state`, where by now it holds what is `known` but for what `leaving` says.
+    pub(super) fn give_state(
+        &mut self,
+        known: &VcpuState,
+        leaving: Leaving,
+    ) -> Result<(), Failure> {
         if leaving == Leaving::Cleanly && !self.is_kernel() {
             let out_of_reach =
                 |group: &StateGroup| !StateGroup::REACHABLE_FROM_RING_THREE.contains(group);
-            let differing = self.state.differences(&known).filter(out_of_reach);
+            let differing = self.state.differences(known).filter(out_of_reach);
             self.state.restore_groups(self.vm.0.as_mut(), differing)?;
         }
         self.restore_registers(leaving)

@@ -23,17 +23,22 @@ impl Instance {
     /// was told before.
     pub(super) fn tell_guest(&self) -> Result<(), Failure> {
         if self.is_kernel() {
-            self.tell_constants()?;
+            self.tell_peb()?;
+            self.tell_bookkeeping()?;
         }
         self.tell_news()
     }
 
-    /// What never changes, as long as nobody but the host writes it.
-    pub(super) fn tell_constants(&self) -> Result<(), Failure> {
+    /// What the PEB says that never changes, as long as nobody but the host writes it, and the table of mappings.
+    pub(super) fn tell_peb(&self) -> Result<(), Failure> {
         let frame = self.geometry.peb_frame()?;
         let overflow = self.base.config.outbox_overflow;
         self.write_frame(frame, peb(&self.geometry, overflow).as_bytes())?;
-        self.tell_mappings()?;
+        self.tell_mappings()
+    }
+
+    /// What the bookkeeping page says that never changes.
+    pub(super) fn tell_bookkeeping(&self) -> Result<(), Failure> {
         let scratch = &self.memory.scratch;
         let top = scratch.len_bytes();
         scratch.write_u64(top - SCRATCH_TOP_SIZE_OFFSET, top)?;

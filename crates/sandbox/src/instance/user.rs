@@ -9,24 +9,58 @@ use super::guest_side::{Translations, Undo};
 use super::host_side::{Reload, Restored};
 use super::{CowState, Instance};
 use crate::error::Failure;
-use crate::machine::{self, ResumePage, SharedTables, monitor};
-use crate::memory::{FixedFrame, Layers, Parts};
+use crate::machine::{self, ResumePage, Template, monitor};
+use crate::memory::{FixedFrame, Layers, Parts, UserParts};
 use crate::snapshot::SnapshotData;
 
 impl Instance {
-    /// Maps the layers of a snapshot that `present` does not have already, and builds its page tables.
+    /// Makes what a new VM's memory has not been made with already: page tables, the frames around them, the monitor's data.
+    pub(super) fn load_new_user(
+        &mut self,
+        snapshot: &SnapshotData,
+        template: Option<&Template>,
+    ) -> Result<(), Failure> {
+        let geometry = self.geometry.clone();
+        let user = geometry.user()?;
+        if template.is_none() {
+            self.write_fixed_frames()?;
+            let used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
+            self.write_resume_page()?;
+            self.leave_template(snapshot, user, used)?;
+        }
+        self.tell_bookkeeping()?;
+        self.start_monitor(snapshot, user)
+    }
+
+    /// Leaves what a new VM's scratch begins with to the next one. The state before boot is used once; a snapshot that another engine's
+    /// sandbox came first to keeps that one's.
+    fn leave_template(
+        &self,
+        snapshot: &SnapshotData,
+        user: &UserParts,
+        tables_used: u64,
+    ) -> Result<(), Failure> {
+        if snapshot.generation == 0 || snapshot.template.get().is_some() {
+            return Ok(());
+        }
+        let template = Template::copy_of(&self.memory, &self.geometry, user, tables_used);
+        // Lost to another thread: equal or of another geometry, either is right to keep.
+        let _ = snapshot.template.set(template.map_err(Failure::Memory)?);
+        Ok(())
+    }
+
+    /// Maps the layers of a snapshot that `present` does not have already over those of another one, and makes its page tables.
     pub(super) fn load_user(
         &mut self,
         snapshot: &SnapshotData,
         present: &Layers,
     ) -> Result<(), Failure> {
-        let is_new = self.tables_used == 0;
         match &mut self.cow {
-            CowState::Host(host) if !is_new => {
+            CowState::Host(host) => {
                 host.forget(self.vm.0.as_mut(), &self.memory, &self.geometry)?;
             }
-            CowState::Guest(guest) if !is_new => guest.forget(&self.memory)?,
-            CowState::Guest(_) | CowState::Host(_) | CowState::Kernel(_) => {}
+            CowState::Guest(guest) => guest.forget(&self.memory)?,
+            CowState::Kernel(_) => {}
         }
         self.memory
             .stack_layers(&snapshot.layers, present)
@@ -34,14 +68,15 @@ impl Instance {
         let geometry = self.geometry.clone();
         let user = geometry.user()?;
         self.rebuild_tables(snapshot, user.tables)?;
-        if let CowState::Guest(guest) = &mut self.cow {
-            guest.start(&self.memory, user, snapshot.user_space()?)?;
-        }
-        if is_new {
-            // Scratch is zero, and better not touched.
-            return Ok(());
-        }
+        self.start_monitor(snapshot, user)?;
         self.wipe_buffers()
+    }
+
+    fn start_monitor(&mut self, snapshot: &SnapshotData, user: &UserParts) -> Result<(), Failure> {
+        match &mut self.cow {
+            CowState::Guest(guest) => guest.start(&self.memory, user, snapshot.user_space()?),
+            CowState::Host(_) | CowState::Kernel(_) => Ok(()),
+        }
     }
 
     /// Undoes what ring 3 and its monitor wrote, after a clean exit.
@@ -107,48 +142,21 @@ impl Instance {
     }
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
-        if self.tables_used == 0 {
-            return self.first_tables(snapshot, tables);
-        }
-        if let Some(shared) = (snapshot.tables.get()).filter(|shared| shared.fit(&self.geometry)) {
-            self.tables_used = shared
-                .map_into(&mut self.memory, tables)
+        let template = snapshot.template.get();
+        if let Some(template) = template.filter(|template| template.fits(&self.geometry)) {
+            template
+                .map_tables_into(&mut self.memory)
                 .map_err(Failure::Memory)?;
-            self.link_mappings()?;
-            return Ok(self.vm.0.publish_tables()?);
+        } else {
+            let start = self.memory.scratch_offset(tables);
+            self.memory
+                .scratch
+                .overlay_zeroed(start, tables.len_bytes())
+                .map_err(Failure::Memory)?;
+            machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
         }
-        let start = self.memory.scratch_offset(tables);
-        self.memory
-            .scratch
-            .overlay_zeroed(start, tables.len_bytes())
-            .map_err(Failure::Memory)?;
-        self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
         self.link_mappings()?;
         Ok(self.vm.0.publish_tables()?)
-    }
-
-    /// The tables of a new VM: the snapshot's, or new ones that become the snapshot's.
-    fn first_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
-        if let Some(shared) = snapshot
-            .tables
-            .get()
-            .filter(|shared| shared.fit(&self.geometry))
-        {
-            self.tables_used = shared
-                .map_into(&mut self.memory, tables)
-                .map_err(Failure::Memory)?;
-            return Ok(());
-        }
-        self.tables_used = machine::build(&self.memory, &self.geometry, snapshot.user_space()?)?;
-        // The state before boot is used once; a snapshot that another engine's sandbox came first to keeps that one's.
-        if snapshot.generation > 0 && snapshot.tables.get().is_none() {
-            let shared =
-                SharedTables::copy_of(&self.memory, &self.geometry, tables, self.tables_used)
-                    .map_err(Failure::Memory)?;
-            // Lost to another thread: equal or of another geometry, either is right to keep.
-            let _ = snapshot.tables.set(shared);
-        }
-        Ok(())
     }
 
     /// Writes what lies in a user guest's scratch and does not depend on its snapshot: monitor, descriptor tables, PEB.
@@ -163,7 +171,7 @@ impl Instance {
         self.write_frame(user.fixed_frame(FixedFrame::Monitor)?, code)?;
         let machine = machine::machine_page();
         self.write_frame(user.fixed_frame(FixedFrame::Machine)?, &machine)?;
-        self.tell_constants()
+        self.tell_peb()
     }
 
     pub(super) fn write_resume_page(&self) -> Result<(), Failure> {

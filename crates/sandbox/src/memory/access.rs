@@ -2,12 +2,13 @@
 
 use std::io;
 
-use vellum_backend::HostMemory;
 use vellum_backend::memory::OutOfBounds;
+use vellum_backend::{HostMemory, Piece};
 use vellum_layout::{Gpa, GpaRange, PAGE_SIZE};
 use vellum_vmem::{EntryRun, EntryWidth, StoreError, TableStore};
 
 use super::{Extent, Extents, Geometry, Layers};
+use crate::machine::Template;
 
 /// The memories that a VM maps, and where they are.
 #[derive(Debug)]
@@ -19,19 +20,53 @@ pub(crate) struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// Address space for an image and zeroed scratch.
-    pub(crate) fn new(geometry: &Geometry) -> io::Result<Self> {
-        let image_range = geometry.plan.image();
+    /// Zeroed memory.
+    pub(crate) fn zeroed(geometry: &Geometry) -> io::Result<Self> {
+        let plan = &geometry.plan;
+        Self::of_pieces(
+            geometry,
+            &[
+                Piece::Zeroes(plan.image().len_bytes()),
+                Piece::Zeroes(plan.scratch().len_bytes()),
+            ],
+        )
+    }
+
+    /// The memory of a user guest: layers one behind the other in the image, and scratch after a template if there is one.
+    pub(crate) fn of_layers(
+        geometry: &Geometry,
+        layers: &Layers,
+        template: Option<&Template>,
+    ) -> io::Result<Self> {
         let scratch_range = geometry.plan.scratch();
-        let mut memory = Self {
-            image: HostMemory::zeroed(image_range.len_bytes())?,
-            scratch: HostMemory::zeroed(scratch_range.len_bytes())?,
+        let mut pieces = Vec::with_capacity(layers.len() + 4);
+        for (_, layer) in layers.iter() {
+            layer.add_pieces(0..layer.pages(), &mut pieces);
+        }
+        let behind = (layers.pages().checked_mul(PAGE_SIZE))
+            .and_then(|len_bytes| geometry.plan.image().len_bytes().checked_sub(len_bytes));
+        pieces.push(Piece::Zeroes(behind.ok_or(io::ErrorKind::InvalidInput)?));
+        match template {
+            Some(template) => {
+                let scratch = template.pieces_of(scratch_range);
+                pieces.extend(scratch.map_err(io::Error::other)?);
+            }
+            None => pieces.push(Piece::Zeroes(scratch_range.len_bytes())),
+        }
+        Self::of_pieces(geometry, &pieces)
+    }
+
+    /// The image, and right behind it scratch: what meets there is one mapping.
+    fn of_pieces(geometry: &Geometry, pieces: &[Piece<'_>]) -> io::Result<Self> {
+        let image_range = geometry.plan.image();
+        let mut image = HostMemory::of_pieces(pieces)?;
+        let scratch = image.split_off(image_range.len_bytes())?;
+        Ok(Self {
+            image,
+            scratch,
             image_range,
-            scratch_range,
-        };
-        memory.image.keep_pages_small()?;
-        memory.scratch.keep_pages_small()?;
-        Ok(memory)
+            scratch_range: geometry.plan.scratch(),
+        })
     }
 
     /// Maps the layers of a snapshot, one behind the other, that `present` does not have at the same place.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use vellum_backend::memory::OutOfBounds;
-use vellum_backend::{HostMemory, SealedMemory, SealedWriter};
+use vellum_backend::{HostMemory, Piece, SealedMemory, SealedWriter};
 use vellum_layout::PAGE_SIZE;
 
 use super::PAGE_LEN_BYTES;
@@ -84,9 +84,9 @@ impl Layer {
         let pristine = match runs[..] {
             [run] if run.pages == pages && run.offset == 0 => sealed.map()?,
             _ => {
-                let mut memory = HostMemory::zeroed(pages * PAGE_SIZE)?;
-                map_runs(&sealed, &runs, &mut memory, 0, 0..pages)?;
-                memory
+                let mut pieces = Vec::new();
+                add_pieces(&sealed, &runs, 0..pages, &mut pieces);
+                HostMemory::of_pieces(&pieces)?
             }
         };
         Ok(Arc::new(Self {
@@ -110,7 +110,14 @@ impl Layer {
         offset: u64,
         pages: Range<u64>,
     ) -> io::Result<()> {
-        map_runs(&self.sealed, &self.runs, memory, offset, pages)
+        let mut pieces = Vec::new();
+        self.add_pieces(pages, &mut pieces);
+        memory.overlay_pieces(offset, &pieces)
+    }
+
+    /// What some of its pages are.
+    pub(crate) fn add_pieces<'s>(&'s self, pages: Range<u64>, into: &mut Vec<Piece<'s>>) {
+        add_pieces(&self.sealed, &self.runs, pages, into);
     }
 
     /// Copies a page by a system call: a page that was never written does not come into being by it.
@@ -129,15 +136,18 @@ impl Layer {
     }
 }
 
-/// Maps `pages` of a layer over those at `offset` of `memory`: runs of the layer's memory, and zeroes between them.
-fn map_runs(
-    sealed: &SealedMemory,
+/// What `pages` of a layer are: runs of the layer's memory, and zeroes between them.
+fn add_pieces<'s>(
+    sealed: &'s SealedMemory,
     runs: &[Run],
-    memory: &mut HostMemory,
-    offset: u64,
     pages: Range<u64>,
-) -> io::Result<()> {
-    let place = |page: u64| offset + (page - pages.start) * PAGE_SIZE;
+    into: &mut Vec<Piece<'s>>,
+) {
+    let zeroes = |pages: u64, into: &mut Vec<Piece<'s>>| {
+        if pages > 0 {
+            into.push(Piece::Zeroes(pages * PAGE_SIZE));
+        }
+    };
     let mut next = pages.start;
     let first = runs.partition_point(|run| run.end_page() <= pages.start);
     for run in &runs[first..] {
@@ -148,17 +158,15 @@ fn map_runs(
         if start >= end {
             break;
         }
-        if next < start {
-            memory.overlay_zeroed(place(next), (start - next) * PAGE_SIZE)?;
-        }
+        zeroes(start - next, into);
         let from = run.offset + (start - run.first_page) * PAGE_SIZE;
-        memory.overlay_part(place(start), sealed, from..from + (end - start) * PAGE_SIZE)?;
+        into.push(Piece::Sealed(
+            sealed,
+            from..from + (end - start) * PAGE_SIZE,
+        ));
         next = end;
     }
-    if next < pages.end {
-        memory.overlay_zeroed(place(next), (pages.end - next) * PAGE_SIZE)?;
-    }
-    Ok(())
+    zeroes(pages.end.saturating_sub(next), into);
 }
 
 /// The layers of a snapshot, oldest first. Image pages are counted over all of them.

@@ -139,6 +139,20 @@ impl UserParts {
             .ok_or(SpaceError::Overflow)
     }
 
+    /// All fixed frames.
+    pub(crate) fn fixed_frames(&self) -> Result<GpaRange, SpaceError> {
+        self.frames
+            .part(0, FIXED_FRAMES * PAGE_SIZE)
+            .ok_or(SpaceError::Overflow)
+    }
+
+    /// What sandboxes of a snapshot have in common in their scratch: from the page tables to the last fixed frame.
+    pub(crate) fn template(&self) -> Result<GpaRange, SpaceError> {
+        let (start, end) = (self.tables.start(), self.fixed_frames()?.end());
+        let len_bytes = end.offset_from(start).ok_or(SpaceError::Overflow)?;
+        Ok(GpaRange::new(start, len_bytes)?)
+    }
+
     /// The frame log: one entry for each free frame.
     pub(crate) fn frame_log(&self) -> Result<GpaRange, SpaceError> {
         let (log_len_bytes, _) = self.log_and_frames();

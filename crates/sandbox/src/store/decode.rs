@@ -106,7 +106,7 @@ pub(super) fn snapshot(
         state,
         generation: record.generation,
         suspended,
-        tables: OnceLock::new(),
+        template: OnceLock::new(),
     };
     if encode::view_record(&encode::view_of(&snapshot)?) != record.view {
         return Err(Invalid::field(

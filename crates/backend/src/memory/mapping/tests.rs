@@ -76,6 +76,27 @@ fn pieces_that_are_not_of_whole_pages_or_not_there_are_refused() {
 }
 
 #[test]
+fn pieces_are_mapped_over_the_pages_that_they_are_for() {
+    let sealed = sealed(2);
+    let mut memory = HostMemory::zeroed(5 * PAGE).expect("memory");
+    for page in 0..5 {
+        memory.write_u64(page * PAGE, page + 1).expect("writable");
+    }
+    let pieces = [
+        Piece::Sealed(&sealed, PAGE..2 * PAGE),
+        Piece::Zeroes(PAGE),
+        Piece::Sealed(&sealed, 0..PAGE),
+    ];
+    memory.overlay_pieces(PAGE, &pieces).expect("mapped");
+    assert_eq!(words(&memory), [1, 0x101, 0, 0x100, 5]);
+    let too_far = memory.overlay_pieces(3 * PAGE, &pieces);
+    assert_eq!(
+        too_far.expect_err("refused").kind(),
+        io::ErrorKind::InvalidInput
+    );
+}
+
+#[test]
 fn a_memory_can_be_divided_and_each_part_outlives_the_other() {
     let sealed = sealed(1);
     let pieces = [Piece::Zeroes(2 * PAGE), Piece::Sealed(&sealed, 0..PAGE)];

@@ -67,7 +67,7 @@ impl Built {
             _ => Geometry::for_kernel(kind, config, cow, &segments()),
         };
         let geometry = geometry.ok()?;
-        let memory = GuestMemory::new(&geometry).expect("address space");
+        let memory = GuestMemory::zeroed(&geometry).expect("address space");
         match &geometry.parts {
             Parts::User(_) => {
                 machine::build(&memory, &geometry, &space).expect("tables");

@@ -26,7 +26,7 @@ impl Built {
         };
         let geometry =
             Geometry::for_user(&config, CowMode::GuestSide, &[area], 8).expect("a geometry");
-        let memory = GuestMemory::new(&geometry).expect("address space");
+        let memory = GuestMemory::zeroed(&geometry).expect("address space");
         let parts = geometry.user().expect("a user guest");
         build_mappings(&memory, parts, mapped.iter().copied()).expect("built");
         Self { geometry, memory }

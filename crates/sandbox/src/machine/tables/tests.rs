@@ -38,7 +38,7 @@ impl Built {
         let pages = pages.max().unwrap_or(0);
         let geometry =
             Geometry::for_user(&config, CowMode::GuestSide, &[area], pages).expect("a geometry");
-        let memory = GuestMemory::new(&geometry).expect("address space");
+        let memory = GuestMemory::zeroed(&geometry).expect("address space");
         let space = UserSpace::new(vec![area], extents);
         build(&memory, &geometry, &space).expect("built");
         Self {
