@@ -19,16 +19,13 @@ fn words(memory: &HostMemory) -> Vec<u64> {
         .collect()
 }
 
-/// The memory of these pieces that users get, the one that is mapped over zeroes, and the one that is mapped from the top where nothing
-/// of this process was in the way.
-fn in_every_way(pieces: &[Piece<'_>], pages: usize) -> Vec<HostMemory> {
-    let len_bytes = pages as u64 * PAGE;
-    let mut memories = vec![
+/// The memory of these pieces that users get, and the one where something was in the way.
+fn in_both_ways(pieces: &[Piece<'_>], pages: usize) -> [HostMemory; 2] {
+    let zeroes = HostMemory::zeroed(pages as u64 * PAGE).expect("memory");
+    [
         HostMemory::of_pieces(pieces).expect("mapped"),
-        HostMemory::over_zeroes(pieces, len_bytes).expect("mapped"),
-    ];
-    memories.extend(HostMemory::from_the_top(pieces));
-    memories
+        zeroes.overlaid(pieces).expect("mapped"),
+    ]
 }
 
 #[test]
@@ -43,7 +40,7 @@ fn pieces_lie_one_behind_the_other_and_can_be_written() {
         Piece::Zeroes(2 * PAGE),
     ];
     let expected = [0x101, 0x102, 0x100, 0, 0, 0x100, 0, 0];
-    for memory in in_every_way(&pieces, 8) {
+    for memory in in_both_ways(&pieces, 8) {
         assert_eq!(words(&memory), expected);
         for page in 0..8 {
             memory.write_u64(page * PAGE, page).expect("writable");
@@ -97,6 +94,21 @@ fn pieces_are_mapped_over_the_pages_that_they_are_for() {
 }
 
 #[test]
+fn pieces_do_not_replace_what_is_in_the_way() {
+    let sealed = sealed(2);
+    for pieces in [
+        vec![Piece::Sealed(&sealed, 0..PAGE)],
+        vec![Piece::Zeroes(3 * PAGE)],
+    ] {
+        let mut lower = HostMemory::zeroed(4 * PAGE).expect("memory");
+        lower.write_u64(PAGE, 7).expect("writable");
+        let upper = lower.split_off(2 * PAGE).expect("divided");
+        upper.below_it(&pieces).expect_err("refused");
+        assert_eq!(words(&lower), [0, 7]);
+    }
+}
+
+#[test]
 fn a_memory_can_be_divided_and_each_part_outlives_the_other() {
     let sealed = sealed(1);
     let pieces = [Piece::Zeroes(2 * PAGE), Piece::Sealed(&sealed, 0..PAGE)];
@@ -128,7 +140,7 @@ fn a_memory_is_divided_between_its_pages_or_not_at_all() {
 
 proptest! {
     #[test]
-    fn every_way_shows_the_same(lengths in prop::collection::vec((any::<bool>(), 1_u64..4), 1..8)) {
+    fn both_ways_show_the_same(lengths in prop::collection::vec((any::<bool>(), 1_u64..4), 1..8)) {
         let source = sealed(4);
         let pieces: Vec<_> = lengths
             .iter()
@@ -148,7 +160,7 @@ proptest! {
                 (0..pages).map(move |page| if first == 0 { 0 } else { first + page })
             })
             .collect();
-        for memory in in_every_way(&pieces, expected.len()) {
+        for memory in in_both_ways(&pieces, expected.len()) {
             prop_assert_eq!(words(&memory), expected.clone());
         }
     }
