@@ -126,7 +126,7 @@ impl BareWriter {
     }
 }
 
-fn region(
+pub(crate) fn region(
     number: u32,
     gpa: u64,
     len_bytes: u64,

@@ -7,6 +7,7 @@
 //! counted, not assumed, by a shim around `ioctl`. Exits and page faults are counted by KVM itself.
 
 mod bare;
+mod bare_sandbox;
 mod counts;
 mod emulator;
 mod exact;

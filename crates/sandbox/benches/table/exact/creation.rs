@@ -4,6 +4,7 @@ use vellum_sandbox::{Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
 
 use super::meter::{Meter, Repeat};
 use crate::bare::{BareSlots, Created};
+use crate::bare_sandbox::{BareSandbox, BareSandboxes};
 use crate::ioctls::{self, Slot};
 use crate::sandboxes::{self, MIB};
 
@@ -41,11 +42,9 @@ fn from_snapshot(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
         )?);
         Ok(())
     };
-    let floor = floor(
-        meter,
-        "bare_vm_8mib",
-        &ioctls::watch(|| make(&mut state))?.slots,
-    )?;
+    let slots = ioctls::watch(|| make(&mut state))?.slots;
+    let floor = floor(meter, "bare_vm_8mib", &slots)?;
+    bare_sandbox(meter, &slots)?;
     let drop_last = |state: &mut FromSnapshot| {
         state.last = None;
         Ok(())
@@ -106,6 +105,26 @@ fn floor(meter: &mut Meter, name: &str, slots: &[Slot]) -> anyhow::Result<f64> {
         },
     )?;
     Ok(row.instructions)
+}
+
+/// The same with everything else that a sandbox cannot do without.
+fn bare_sandbox(meter: &mut Meter, slots: &[Slot]) -> anyhow::Result<()> {
+    let parts = BareSandboxes::new(slots)?;
+    let mut last: Option<BareSandbox> = None;
+    meter.measure(
+        "bare_sandbox_8mib",
+        Repeat::default(),
+        &mut last,
+        |last| {
+            *last = None;
+            Ok(())
+        },
+        |last| {
+            *last = Some(parts.create()?);
+            Ok(())
+        },
+    )?;
+    Ok(())
 }
 
 fn first_call(sandbox: Option<&mut Sandbox>) -> anyhow::Result<()> {
