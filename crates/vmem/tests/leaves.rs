@@ -5,7 +5,9 @@ mod machine;
 use machine::mmu;
 use machine::{FrameList, Memory, Mode, ROOT, machine};
 use vellum_layout::{Gpa, Gva, GvaRange, PageSize};
-use vellum_vmem::{Attrs, Change, Mapper, RemapError, SplitError, TableError, translate};
+use vellum_vmem::{
+    Attrs, Change, Level, MapError, Mapper, RemapError, SplitError, TableError, translate,
+};
 
 const KIB_4: u64 = 0x1000;
 const MIB_2: u64 = 0x20_0000;
@@ -135,6 +137,37 @@ fn leaves_are_as_large_as_alignment_and_maximum_allow() {
             .expect("room")
             .ignore("nothing runs");
         assert_eq!(sizes(&mapper, case.mode), case.expected, "case {number}");
+    }
+}
+
+#[test]
+fn a_run_of_large_pages_goes_around_the_tables_that_are_there() {
+    let mut mapper = mapper(Mode::FourLevel, 4);
+    let page = range(5 * MIB_2, KIB_4);
+    let flush = mapper.map(page, Gpa::literal(MIB_2), Attrs::WRITE);
+    flush.expect("mapped").ignore("no processor");
+    let flush = mapper.unmap(page).expect("mapped");
+    flush.ignore("no processor");
+    let all = range(KIB_4, 9 * MIB_2);
+    let refused = mapper.map(all, Gpa::literal(GIB + KIB_4), Attrs::WRITE);
+    assert!(
+        matches!(
+            refused,
+            Err(MapError::Tables(TableError::OutOfFrames {
+                level: Level::L1
+            }))
+        ),
+        "two more tables are needed, and there is one: {refused:?}"
+    );
+    let middle = range(MIB_2, 8 * MIB_2);
+    let flush = mapper.map(middle, Gpa::literal(GIB + MIB_2), Attrs::WRITE);
+    flush.expect("mapped").ignore("no processor");
+    assert_eq!(
+        sizes(&mapper, Mode::FourLevel),
+        [(MIB_2, 4), (KIB_4, 512), (MIB_2, 3)]
+    );
+    for page in mmu::enumerate(mapper.store(), Mode::FourLevel, ROOT) {
+        assert_eq!(page.pa, page.va + GIB);
     }
 }
 

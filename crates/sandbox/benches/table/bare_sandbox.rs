@@ -3,6 +3,7 @@
 
 use kvm_bindings::{
     CpuId, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_enable_cap,
+    kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use vellum_backend::{HostMemory, Piece, SealedMemory};
@@ -22,6 +23,8 @@ const TEMPLATE_OFFSET: u64 = 0x2_2000;
 pub(crate) struct BareSandboxes {
     kvm: Kvm,
     cpuid: CpuId,
+    /// XCR0 of a guest that has AVX.
+    xcrs: Option<kvm_xcrs>,
     slots: [Slot; 2],
     image: SealedMemory,
     written: SealedMemory,
@@ -42,8 +45,10 @@ impl BareSandboxes {
             anyhow::bail!("a sandbox set {} slots and not two", slots.len());
         };
         let kvm = Kvm::new()?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         Ok(Self {
-            cpuid: kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?,
+            xcrs: xcrs(&cpuid),
+            cpuid,
             kvm,
             slots: [image, scratch],
             image: sealed(IMAGE_PAGES)?,
@@ -57,6 +62,9 @@ impl BareSandboxes {
         let mut vcpu = vm.create_vcpu(0)?;
         deny_msrs(&vm)?;
         vcpu.set_cpuid2(&self.cpuid)?;
+        if let Some(xcrs) = &self.xcrs {
+            vcpu.set_xcrs(xcrs)?;
+        }
         let memory = self.map()?;
         let [image, scratch] = self.slots;
         // What the host writes: flags of the run page, a seed for the guest in a frame of the template, and the monitor's data.
@@ -91,6 +99,20 @@ impl BareSandboxes {
             Piece::Zeroes(rest),
         ])?)
     }
+}
+
+/// With x87, SSE and AVX switched on, where CPUID leaf 1 announces AVX (Intel SDM volume 1, sections 13.3 and 14.3).
+fn xcrs(cpuid: &CpuId) -> Option<kvm_xcrs> {
+    let has_avx =
+        (cpuid.as_slice().iter()).any(|leaf| leaf.function == 1 && leaf.ecx & 1 << 28 != 0);
+    has_avx.then(|| {
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..kvm_xcrs::default()
+        };
+        xcrs.xcrs[0].value = 0b111;
+        xcrs
+    })
 }
 
 fn sealed(pages: u64) -> anyhow::Result<SealedMemory> {

@@ -5,7 +5,7 @@ use vellum_layout::{Gpa, Gva, GvaRange, PAGE_SIZE, PageSize};
 use super::{MapError, Mapper, Place, ProtectError, TableError, Target, UnmapError};
 use crate::attrs::{AttrChange, Attrs};
 use crate::entry::{EncodeError, Entry, Leaf};
-use crate::format::{Level, Span, gva_of};
+use crate::format::{Format, Level, Slot, Span, gva_of};
 use crate::store::{FrameSource, TableStore};
 use crate::tlb::Change;
 
@@ -53,7 +53,7 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
                 Entry::Leaf(_) | Entry::Table { .. } => Err(MapError::AlreadyMapped { gva }),
             });
         }
-        for slot in place.span.slots(self.format, place.level) {
+        for slot in self.divide(place, target)?.slots(self.format, place.level) {
             let gva = gva_of(slot.span.first);
             let (_, entry) = self.read_entry(place.table, place.level, slot.index)?;
             match entry {
@@ -183,6 +183,54 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
         Ok((at, entry))
     }
 
+    /// Divides a place above level 1 into entries that hold nothing and can become large leaves, one behind the other, and the others.
+    pub(super) fn divide(&self, place: Place, target: Target) -> Result<Divided, TableError> {
+        let whole = Divided {
+            run: None,
+            rest: [Some(place.span), None],
+        };
+        let Some(run) = self.large_span(place, target) else {
+            return Ok(whole);
+        };
+        let mut buffer = [0; CHUNK];
+        let (mut index, end) = Place { span: run, ..place }.entries(self.format);
+        while index < end {
+            let chunk = self.read_chunk(place.table, index, end, &mut buffer)?;
+            if chunk.iter().any(|&raw| raw != 0) {
+                return Ok(whole);
+            }
+            index += chunk.len() as u64;
+        }
+        let Span { first, last } = place.span;
+        let before = (first < run.first).then(|| Span {
+            first,
+            last: run.first - 1,
+        });
+        let after = (run.last < last).then(|| Span {
+            first: run.last + 1,
+            last,
+        });
+        Ok(Divided {
+            run: Some(run),
+            rest: [before, after],
+        })
+    }
+
+    /// The part of a place that leaves of its level can map; `None` unless those are several. Their entries grow evenly: what a target
+    /// may reach was validated to be what small pages can, so PSE-36 never puts bits of the address elsewhere.
+    fn large_span(&self, place: Place, target: Target) -> Option<Span> {
+        let size = self.format.leaf_size(place.level)?.bytes();
+        let first = place.span.first.checked_next_multiple_of(size)?;
+        let end = place.span.last.checked_add(1)? & !(size - 1);
+        let run = Span {
+            first,
+            last: end.checked_sub(1)?,
+        };
+        let is_long = end.checked_sub(first)? > size;
+        let fits = size <= self.max_leaf.bytes() && target.address(first).is_multiple_of(size);
+        (is_long && fits).then_some(run)
+    }
+
     /// Whether one leaf of `level` can map all of `span`.
     pub(super) fn leaf_fits(&self, level: Level, span: Span, target: Target) -> bool {
         self.format.leaf_size(level).is_some_and(|size| {
@@ -190,6 +238,22 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
                 && span.fills(self.format, level)
                 && target.address(span.first).is_multiple_of(size.bytes())
         })
+    }
+}
+
+/// A place in parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Divided {
+    /// Whose entries are written as one run of leaves.
+    pub(super) run: Option<Span>,
+    rest: [Option<Span>; 2],
+}
+
+impl Divided {
+    /// What is done entry by entry.
+    pub(super) fn slots(self, format: Format, level: Level) -> impl Iterator<Item = Slot> {
+        let spans = self.rest.into_iter().flatten();
+        spans.flat_map(move |span| span.slots(format, level))
     }
 }
 

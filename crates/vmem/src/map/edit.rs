@@ -15,7 +15,7 @@ const CLEAR: u64 = 0;
 impl<S: TableStore, F: FrameSource> Mapper<S, F> {
     /// Makes the tables that `target` needs, still empty: translations stay as they are.
     pub(super) fn link_tables(&mut self, place: Place, target: Target) -> Result<(), TableError> {
-        for slot in place.span.slots(self.format, place.level) {
+        for slot in self.divide(place, target)?.slots(self.format, place.level) {
             let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
             let table = match entry {
                 Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => continue,
@@ -37,7 +37,13 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
             let first_raw = self.encode_leaf(place.level, place.span.first, target)?;
             return self.fill(place, first_raw, PAGE_SIZE);
         }
-        for slot in place.span.slots(self.format, place.level) {
+        let divided = self.divide(place, target)?;
+        if let Some(span) = divided.run {
+            let first_raw = self.encode_leaf(place.level, span.first, target)?;
+            let stride = self.format.span_bytes(place.level);
+            self.fill(Place { span, ..place }, first_raw, stride)?;
+        }
+        for slot in divided.slots(self.format, place.level) {
             let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
             match entry {
                 Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {
