@@ -5,7 +5,7 @@ use vellum_layout::{Gpa, Gva, GvaRange, PAGE_SIZE, PageSize};
 use super::{MapError, Mapper, Place, ProtectError, TableError, Target, UnmapError};
 use crate::attrs::{AttrChange, Attrs};
 use crate::entry::{EncodeError, Entry, Leaf};
-use crate::format::{Format, Level, Slot, Span, gva_of};
+use crate::format::{Level, Span, gva_of};
 use crate::store::{FrameSource, TableStore};
 use crate::tlb::Change;
 
@@ -53,16 +53,18 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
                 Entry::Leaf(_) | Entry::Table { .. } => Err(MapError::AlreadyMapped { gva }),
             });
         }
-        for slot in self.divide(place, target)?.slots(self.format, place.level) {
-            let gva = gva_of(slot.span.first);
-            let (_, entry) = self.read_entry(place.table, place.level, slot.index)?;
-            match entry {
-                Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {}
-                Entry::Absent { .. } => check_rights(gva, target.attrs, self.table_attrs)?,
-                Entry::Leaf(_) => return Err(MapError::AlreadyMapped { gva }),
-                Entry::Table { table, attrs } => {
-                    check_rights(gva, target.attrs, attrs)?;
-                    self.check_vacant(place.below(table, slot.span), target)?;
+        for span in self.divide(place, target)?.rest() {
+            for slot in span.slots(self.format, place.level) {
+                let gva = gva_of(slot.span.first);
+                let (_, entry) = self.read_entry(place.table, place.level, slot.index)?;
+                match entry {
+                    Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {}
+                    Entry::Absent { .. } => check_rights(gva, target.attrs, self.table_attrs)?,
+                    Entry::Leaf(_) => return Err(MapError::AlreadyMapped { gva }),
+                    Entry::Table { table, attrs } => {
+                        check_rights(gva, target.attrs, attrs)?;
+                        self.check_vacant(place.below(table, slot.span), target)?;
+                    }
                 }
             }
         }
@@ -251,9 +253,8 @@ pub(super) struct Divided {
 
 impl Divided {
     /// What is done entry by entry.
-    pub(super) fn slots(self, format: Format, level: Level) -> impl Iterator<Item = Slot> {
-        let spans = self.rest.into_iter().flatten();
-        spans.flat_map(move |span| span.slots(format, level))
+    pub(super) fn rest(self) -> impl Iterator<Item = Span> {
+        self.rest.into_iter().flatten()
     }
 }
 

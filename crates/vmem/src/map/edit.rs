@@ -15,17 +15,21 @@ const CLEAR: u64 = 0;
 impl<S: TableStore, F: FrameSource> Mapper<S, F> {
     /// Makes the tables that `target` needs, still empty: translations stay as they are.
     pub(super) fn link_tables(&mut self, place: Place, target: Target) -> Result<(), TableError> {
-        for slot in self.divide(place, target)?.slots(self.format, place.level) {
-            let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
-            let table = match entry {
-                Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => continue,
-                Entry::Absent { .. } => self.link_table(at, place.level)?,
-                Entry::Table { table, .. } => table,
-                Entry::Leaf(_) => return Err(TableError::Changed { at }),
-            };
-            let below = place.below(table, slot.span);
-            if below.level > Level::L1 {
-                self.link_tables(below, target)?;
+        for span in self.divide(place, target)?.rest() {
+            for slot in span.slots(self.format, place.level) {
+                let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
+                let table = match entry {
+                    Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {
+                        continue;
+                    }
+                    Entry::Absent { .. } => self.link_table(at, place.level)?,
+                    Entry::Table { table, .. } => table,
+                    Entry::Leaf(_) => return Err(TableError::Changed { at }),
+                };
+                let below = place.below(table, slot.span);
+                if below.level > Level::L1 {
+                    self.link_tables(below, target)?;
+                }
             }
         }
         Ok(())
@@ -43,17 +47,21 @@ impl<S: TableStore, F: FrameSource> Mapper<S, F> {
             let stride = self.format.span_bytes(place.level);
             self.fill(Place { span, ..place }, first_raw, stride)?;
         }
-        for slot in divided.slots(self.format, place.level) {
-            let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
-            match entry {
-                Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {
-                    let raw = self.encode_leaf(place.level, slot.span.first, target)?;
-                    self.write_raw(at, raw)?;
+        for span in divided.rest() {
+            for slot in span.slots(self.format, place.level) {
+                let (at, entry) = self.read_entry(place.table, place.level, slot.index)?;
+                match entry {
+                    Entry::Absent { .. } if self.leaf_fits(place.level, slot.span, target) => {
+                        let raw = self.encode_leaf(place.level, slot.span.first, target)?;
+                        self.write_raw(at, raw)?;
+                    }
+                    Entry::Table { table, .. } => {
+                        self.write_leaves(place.below(table, slot.span), target)?;
+                    }
+                    Entry::Absent { .. } | Entry::Leaf(_) => {
+                        return Err(TableError::Changed { at });
+                    }
                 }
-                Entry::Table { table, .. } => {
-                    self.write_leaves(place.below(table, slot.span), target)?;
-                }
-                Entry::Absent { .. } | Entry::Leaf(_) => return Err(TableError::Changed { at }),
             }
         }
         Ok(())
