@@ -45,7 +45,7 @@ impl BareSandboxes {
             anyhow::bail!("a sandbox set {} slots and not two", slots.len());
         };
         let kvm = Kvm::new()?;
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+        let cpuid = described(&kvm)?;
         Ok(Self {
             xcrs: xcrs(&cpuid),
             cpuid,
@@ -99,6 +99,23 @@ impl BareSandboxes {
             Piece::Zeroes(rest),
         ])?)
     }
+}
+
+/// The processor in as few leaves as guests are told: without a hypervisor's signature, for example, which KVM then looks for at 256 places.
+fn described(kvm: &Kvm) -> anyhow::Result<CpuId> {
+    const LEAVES: [(u32, u32); 8] = [
+        (0, 0),
+        (1, 0),
+        (7, 0),
+        (0xD, 0),
+        (0xD, 2),
+        (0x8000_0000, 0),
+        (0x8000_0001, 0),
+        (0x8000_0008, 0),
+    ];
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+    cpuid.retain(|leaf| LEAVES.contains(&(leaf.function, leaf.index)));
+    Ok(cpuid)
 }
 
 /// With x87, SSE and AVX switched on, where CPUID leaf 1 announces AVX (Intel SDM volume 1, sections 13.3 and 14.3).
