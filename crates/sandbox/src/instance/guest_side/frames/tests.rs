@@ -21,7 +21,7 @@ fn leaves_of_large_pages_are_as_the_host_made_them() {
     let more_bytes = gpa.as_u64().wrapping_sub(gva.as_u64()) % LARGE_BYTES;
     let geometry = with_large_output(Some(geometry.plan.scratch().len_bytes() + more_bytes));
 
-    let memory = GuestMemory::new(&geometry).expect("address space");
+    let memory = GuestMemory::zeroed(&geometry).expect("address space");
     let space = UserSpace::new(Vec::new(), Extents::new(Vec::new()));
     build(&memory, &geometry, &space).expect("built");
     let user = geometry.user().expect("a user guest");
