@@ -70,3 +70,6 @@ impl Template {
         (memory.scratch).overlay_part(start, &self.sealed, 0..self.tables_len_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;
