@@ -92,6 +92,7 @@ mod logging;
 pub mod metric;
 mod outbox;
 mod panic;
+mod routine;
 mod runtime;
 mod table;
 mod text;

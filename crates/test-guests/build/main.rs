@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the guests are made of, from the repository's root.
-const SOURCES: [&str; 18] = [
+const SOURCES: [&str; 19] = [
     "Cargo.toml",
     "rust-toolchain.toml",
     "crates/abi",
@@ -28,6 +28,7 @@ const SOURCES: [&str; 18] = [
     "guests/c-telling",
     "guests/c-user",
     "guests/kernel",
+    "guests/residue",
     "guests/rust-telling",
     "guests/rust-user",
 ];

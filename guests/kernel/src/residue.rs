@@ -1,12 +1,7 @@
-//! Programs of small operations, for tests that compare a kernel that was restored with one that is new.
-//!
-//! An operation has ten bytes: a letter, a selector and a value. Some change state that outlives a call, some end the call in a
-//! way of their own, and one reports everything that ring 0 can see. The host makes the programs up; what they do to this kernel
-//! is their own affair.
+//! Programs of small operations, for tests that compare a kernel that was restored with one that is new: those of ring 0.
 
 mod control;
 mod endings;
-mod leaving;
 #[cfg(target_arch = "x86_64")]
 #[path = "residue/amd64.rs"]
 mod machine;
@@ -15,57 +10,49 @@ mod machine;
 mod machine;
 mod segments;
 
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use alloc::vec::Vec;
 
 use vellum_guest::{GuestError, guest_function, log, rt};
+use vellum_guest_residue::{Arena, KERNEL, Operation, leave, resumed_with, run};
 
 use crate::memory::{read, write};
-
-/// Letter, selector, and eight bytes of value.
-const OPERATION_LEN_BYTES: usize = 10;
-
-const PAGE_LEN_BYTES: usize = 4096;
-
-/// Pages of the arena.
-const ARENA_PAGES: usize = 8;
 
 /// Few, because some hypervisors emulate each instruction that reads them.
 static WORDS: [AtomicUsize; 32] = [const { AtomicUsize::new(0x5EED) }; 32];
 
-static ARENA: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static ARENA: Arena<8> = Arena::new();
 
 /// Runs a program and returns what it has seen. An operation that leaves at once, without coming back here, leaves with `reply`.
 #[guest_function]
 fn run_operations(program: &[u8], reply: &[u8]) -> Result<Vec<u8>, GuestError> {
-    let mut seen = Vec::new();
-    for operation in program.chunks_exact(OPERATION_LEN_BYTES) {
-        let (&[letter, selector], bytes) = operation
-            .split_first_chunk()
-            .ok_or_else(|| GuestError::new("an operation is too short"))?;
-        let mut value = [0; 8];
-        value.copy_from_slice(bytes);
-        let value = u64::from_le_bytes(value);
-        match letter {
-            b'o' => observe(value, &mut seen),
-            b'c' => control::set(selector, narrow(value)),
-            b'd' => control::set_debug(selector, narrow(value)),
-            b'w' => control::set_msr(selector, value),
-            b'X' => control::set_extended_control(value),
-            b'x' => control::patch_legacy(selector, value),
-            b'f' => control::set_flags(narrow(value)),
-            b'g' => segments::load_tables(selector),
-            b's' => segments::load_segment(selector, value),
-            b'm' => change_memory(selector, value),
-            b'h' => call_host(value, &mut seen),
-            b'l' => log::info!("a record of {value:#x}"),
-            b'e' => endings::end(selector, value),
-            b'a' => leaving::leave(selector, narrow(value), reply),
-            _ => return Err(GuestError::new("no such operation")),
+    run(program, |operation, seen| execute(operation, reply, seen))
+}
+
+fn execute(operation: Operation, reply: &[u8], seen: &mut Vec<u8>) -> Option<()> {
+    let (selector, value) = (operation.selector, operation.value);
+    match operation.letter {
+        b'o' => observe(value, seen),
+        b'c' => control::set(selector, narrow(value)),
+        b'd' => control::set_debug(selector, narrow(value)),
+        b'w' => control::set_msr(selector, value),
+        b'X' => control::set_extended_control(value),
+        b'x' => control::patch_legacy(selector, value),
+        b'f' => control::set_flags(narrow(value)),
+        b'g' => segments::load_tables(selector),
+        b's' => segments::load_segment(selector, value),
+        b'm' => change_memory(selector, value),
+        b'h' => call_host(value, seen),
+        b'l' => log::info!("a record of {value:#x}"),
+        b'e' => endings::end(selector, value),
+        b'a' => {
+            let value = narrow(value);
+            leave(&KERNEL, selector, value & control::FLAGS, value, reply);
         }
+        _ => return None,
     }
-    Ok(seen)
+    Some(())
 }
 
 /// As many low bits of a number as a register has.
@@ -111,7 +98,7 @@ fn observe(parts: u64, seen: &mut Vec<u8>) {
 }
 
 fn observe_memory(seen: &mut Vec<u8>) {
-    put(seen, &leaving::resumed_with());
+    put(seen, &resumed_with());
     for word in &WORDS {
         put(seen, &[word.load(Ordering::Relaxed)]);
     }
@@ -121,7 +108,7 @@ fn observe_memory(seen: &mut Vec<u8>) {
             seen.extend_from_slice(&read(narrow(start + offset)).to_le_bytes());
         }
     }
-    let arena = ARENA.load(Ordering::Relaxed).addr();
+    let arena = ARENA.address();
     put(seen, &[arena]);
     if arena != 0 {
         seen.extend_from_slice(&read(arena).to_le_bytes());
@@ -136,34 +123,14 @@ fn change_memory(selector: u8, value: u64) {
     match selector {
         0 => WORDS[usize::from(low) % WORDS.len()].store(narrow(value), Ordering::Relaxed),
         1 => {
-            let page = usize::from(low) % ARENA_PAGES * PAGE_LEN_BYTES;
-            write(arena().addr() + page + narrow(value >> 32 & 0xFFC), word);
+            let page = ARENA.page(low.into());
+            write(page + narrow(value >> 32 & 0xFFC), word);
         }
         2 => fill_stack(value),
         3 => write(narrow(peb.output_ptr + 8 * u64::from(low)), word),
         // Behind the header, which the host takes for records.
         _ => write(narrow(peb.outbox_ptr + 8 + 8 * u64::from(low)), word),
     }
-}
-
-/// The arena, which is made at its first use. Its pages may exist only when they are touched.
-fn arena() -> *mut u8 {
-    let arena = ARENA.load(Ordering::Relaxed);
-    if !arena.is_null() {
-        return arena;
-    }
-    let Ok(layout) =
-        core::alloc::Layout::from_size_align(ARENA_PAGES * PAGE_LEN_BYTES, PAGE_LEN_BYTES)
-    else {
-        unreachable!("eight pages have a layout");
-    };
-    // SAFETY: the layout has a size.
-    let arena = unsafe { alloc::alloc::alloc(layout) };
-    if arena.is_null() {
-        alloc::alloc::handle_alloc_error(layout);
-    }
-    ARENA.store(arena, Ordering::Relaxed);
-    arena
 }
 
 /// Leaves a word on the stack below.

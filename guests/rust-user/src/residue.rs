@@ -1,62 +1,54 @@
-//! Programs of small operations, for tests that compare a guest that was restored with one that is new.
-//!
-//! An operation has ten bytes: a letter, a selector and a value. Some change state that outlives a call, some end the call in a
-//! way of their own, and one reports everything that ring 3 can see. The host makes the programs up; what they do to this guest
-//! is their own affair.
+//! Programs of small operations, for tests that compare a guest that was restored with one that is new: those of ring 3.
 
 mod endings;
 mod machine;
 mod vector;
 
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::vec::Vec;
 
 use vellum_guest::{GuestError, guest_function, log, rt};
+use vellum_guest_residue::{Arena, Operation, PAGE_LEN_BYTES, USER, leave, resumed_with, run};
 
-use crate::faults::{read, write};
-
-/// Letter, selector, and eight bytes of value.
-const OPERATION_LEN_BYTES: usize = 10;
-
-const PAGE_LEN_BYTES: usize = 4096;
-
-/// Pages of the arena: one that is written costs a copy or a page of zeroes.
-const ARENA_PAGES: usize = 16;
+use crate::faults::{length, read, write};
 
 static WORDS: [AtomicU64; 1024] = [const { AtomicU64::new(0x5EED) }; 1024];
 
-static ARENA: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// Sixteen pages: one that is written costs a copy or a page of zeroes.
+static ARENA: Arena<16> = Arena::new();
 
 /// Runs a program and returns what it has seen. An operation that leaves at once, without coming back here, leaves with `reply`.
 #[guest_function]
 fn run_operations(program: &[u8], reply: &[u8]) -> Result<Vec<u8>, GuestError> {
-    let mut seen = Vec::new();
-    for operation in program.chunks_exact(OPERATION_LEN_BYTES) {
-        let (&[letter, selector], bytes) = operation
-            .split_first_chunk()
-            .ok_or_else(|| GuestError::new("an operation is too short"))?;
-        let mut value = [0; 8];
-        value.copy_from_slice(bytes);
-        let value = u64::from_le_bytes(value);
-        match letter {
-            b'o' => observe(value, &mut seen),
-            b'x' => vector::patch_legacy(selector, value),
-            b'y' => vector::patch_avx(selector, value),
-            b'7' => vector::execute_x87(selector, value),
-            b'f' => machine::set_flags(value),
-            b's' => machine::load_segment(selector, value),
-            b'b' => machine::set_base(selector, value),
-            b'k' => machine::set_protection_keys(value),
-            b'm' => change_memory(selector, value),
-            b'h' => call_host(selector, value, &mut seen),
-            b'l' => log::info!("a record of {value:#x}"),
-            b'e' => endings::end(selector, value),
-            b'a' => machine::leave(selector, value, reply),
-            _ => return Err(GuestError::new("no such operation")),
-        }
+    run(program, |operation, seen| execute(operation, reply, seen))
+}
+
+fn execute(operation: Operation, reply: &[u8], seen: &mut Vec<u8>) -> Option<()> {
+    let (selector, value) = (operation.selector, operation.value);
+    match operation.letter {
+        b'o' => observe(value, seen),
+        b'x' => vector::patch_legacy(selector, value),
+        b'y' => vector::patch_avx(selector, value),
+        b'7' => vector::execute_x87(selector, value),
+        b'f' => machine::set_flags(value),
+        b's' => machine::load_segment(selector, value),
+        b'b' => machine::set_base(selector, value),
+        b'k' => machine::set_protection_keys(value),
+        b'm' => change_memory(selector, value),
+        b'h' => call_host(selector, value, seen),
+        b'l' => log::info!("a record of {value:#x}"),
+        b'e' => endings::end(selector, value),
+        b'a' => leave(
+            &USER,
+            selector,
+            length(value & machine::FLAGS),
+            length(value),
+            reply,
+        ),
+        _ => return None,
     }
-    Ok(seen)
+    Some(())
 }
 
 /// Appends what the bits of `parts` ask for. The registers come first, before any code can have changed much.
@@ -100,7 +92,7 @@ fn observe(parts: u64, seen: &mut Vec<u8>) {
 }
 
 fn observe_memory(seen: &mut Vec<u8>) {
-    put(seen, &machine::resumed_with());
+    put(seen, &resumed_with().map(|word| word as u64));
     // What earlier frames left on the stack, a word of each cache line.
     let below = machine::stack_pointer() - 2 * PAGE_LEN_BYTES as u64;
     put(seen, &[digest(below, 2 * PAGE_LEN_BYTES as u64 - 256)]);
@@ -116,7 +108,7 @@ fn observe_memory(seen: &mut Vec<u8>) {
             digest(peb.outbox_ptr, peb.outbox_len_bytes),
         ],
     );
-    let arena = ARENA.load(Ordering::Relaxed).addr() as u64;
+    let arena = ARENA.address() as u64;
     put(seen, &[arena]);
     if arena != 0 {
         put(seen, &[read(arena), read(arena + 8)]);
@@ -138,10 +130,10 @@ fn digest(start: u64, len_bytes: u64) -> u64 {
 fn change_memory(selector: u8, value: u64) {
     let peb = rt::peb();
     match selector {
-        0 => WORDS[index(value, WORDS.len())].store(value, Ordering::Relaxed),
+        0 => WORDS[length(value) % WORDS.len()].store(value, Ordering::Relaxed),
         1 => {
-            let page = arena().wrapping_add(index(value >> 32, ARENA_PAGES) * PAGE_LEN_BYTES);
-            write(page.addr() as u64 + (value & 0xFF8), value);
+            let page = ARENA.page(length(value >> 32)) as u64;
+            write(page + (value & 0xFF8), value);
         }
         2 => fill_stack(value),
         3 => write(
@@ -154,30 +146,6 @@ fn change_memory(selector: u8, value: u64) {
             value,
         ),
     }
-}
-
-fn index(value: u64, count: usize) -> usize {
-    crate::faults::length(value) % count
-}
-
-/// The arena, which is made at its first use. Its pages exist when they are touched.
-fn arena() -> *mut u8 {
-    let arena = ARENA.load(Ordering::Relaxed);
-    if !arena.is_null() {
-        return arena;
-    }
-    let Ok(layout) =
-        core::alloc::Layout::from_size_align(ARENA_PAGES * PAGE_LEN_BYTES, PAGE_LEN_BYTES)
-    else {
-        unreachable!("sixteen pages have a layout");
-    };
-    // SAFETY: the layout has a size.
-    let arena = unsafe { alloc::alloc::alloc(layout) };
-    if arena.is_null() {
-        alloc::alloc::handle_alloc_error(layout);
-    }
-    ARENA.store(arena, Ordering::Relaxed);
-    arena
 }
 
 /// Leaves a word all over the next page of the stack.

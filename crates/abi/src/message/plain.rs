@@ -58,9 +58,8 @@ impl Slot {
     }
 
     /// The value of fixed-size type `ty`, if that is what the slot soundly holds.
-    #[must_use]
     #[inline]
-    pub fn scalar(&self, ty: ValueType) -> Option<ValueRef<'static>> {
+    pub(super) fn scalar(&self, ty: ValueType) -> Option<ValueRef<'static>> {
         ValueRef::from_scalar_bits(ty, self.bits_of(ty)?)
     }
 }

@@ -370,15 +370,6 @@ impl<'a> Message<'a> {
         self.variable(index, &slot, value_type)
     }
 
-    /// The value in slot `index`, if that is a sound slot of fixed-size type `ty`. Where this is `None`,
-    /// [`argument`](Self::argument) says what is there instead; where the type is known beforehand, this is the
-    /// shorter way.
-    #[must_use]
-    #[inline]
-    pub fn scalar(&self, index: usize, ty: ValueType) -> Option<ValueRef<'static>> {
-        self.slot(index)?.scalar(ty)
-    }
-
     /// All slots in order.
     #[must_use]
     pub const fn arguments(&self) -> Arguments<'a> {

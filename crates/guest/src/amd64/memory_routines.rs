@@ -9,16 +9,9 @@
 #[macro_export]
 macro_rules! __memory_routines {
     ($prefix:literal) => {
-        ::core::arch::global_asm!(
-            concat!(".section .text.", $prefix, "memmove, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcpy"),
-            concat!(".globl ", $prefix, "memmove"),
-            concat!(".type ", $prefix, "memcpy, @function"),
-            concat!(".type ", $prefix, "memmove, @function"),
-            ".p2align 4",
+        $crate::__routine! {
+            $prefix, ["memmove", "memcpy"],
             // RDI = destination, RSI = source, RDX = length; returns RDI in RAX.
-            concat!($prefix, "memcpy:"),
-            concat!($prefix, "memmove:"),
             "    mov rax, rdi",
             "    cmp rdx, 16",
             "    jb 39f",
@@ -119,14 +112,10 @@ macro_rules! __memory_routines {
             "    mov [rdi + r10], r9b",
             "    mov [rdi + rdx - 1], r8b",
             "33: ret",
-            concat!(".size ", $prefix, "memmove, . - ", $prefix, "memmove"),
-            concat!(".size ", $prefix, "memcpy, . - ", $prefix, "memcpy"),
-            concat!(".section .text.", $prefix, "memset, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memset"),
-            concat!(".type ", $prefix, "memset, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memset"],
             // RDI = destination, ESI = byte, RDX = length; returns RDI in RAX.
-            concat!($prefix, "memset:"),
             "    mov rax, rdi",
             // The byte in every byte of RCX and, below, of XMM0.
             "    movzx ecx, sil",
@@ -170,16 +159,10 @@ macro_rules! __memory_routines {
             "    shr rdx, 1",
             "    mov [rdi + rdx], cl",
             "46: ret",
-            concat!(".size ", $prefix, "memset, . - ", $prefix, "memset"),
-            concat!(".section .text.", $prefix, "memcmp, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcmp"),
-            concat!(".globl ", $prefix, "bcmp"),
-            concat!(".type ", $prefix, "memcmp, @function"),
-            concat!(".type ", $prefix, "bcmp, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memcmp", "bcmp"],
             // RDI, RSI = the two memories, RDX = length; EAX = difference of the first bytes that differ.
-            concat!($prefix, "memcmp:"),
-            concat!($prefix, "bcmp:"),
             "    xor ecx, ecx",
             // Eight bytes a turn while eight are left.
             "59: lea r8, [rcx + 8]",
@@ -201,22 +184,16 @@ macro_rules! __memory_routines {
             "    ret",
             "52: xor eax, eax",
             "    ret",
-            concat!(".size ", $prefix, "memcmp, . - ", $prefix, "memcmp"),
-            concat!(".size ", $prefix, "bcmp, . - ", $prefix, "bcmp"),
-            concat!(".section .text.", $prefix, "strlen, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "strlen"),
-            concat!(".type ", $prefix, "strlen, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["strlen"],
             // RDI = text; RAX = number of bytes before the zero.
-            concat!($prefix, "strlen:"),
             "    xor eax, eax",
             "69: cmp byte ptr [rdi + rax], 0",
             "    je 61f",
             "    inc rax",
             "    jmp 69b",
             "61: ret",
-            concat!(".size ", $prefix, "strlen, . - ", $prefix, "strlen"),
-            ".text",
-        );
+        }
     };
 }

@@ -10,16 +10,9 @@
 #[macro_export]
 macro_rules! __memory_routines {
     ($prefix:literal) => {
-        ::core::arch::global_asm!(
-            concat!(".section .text.", $prefix, "memmove, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcpy"),
-            concat!(".globl ", $prefix, "memmove"),
-            concat!(".type ", $prefix, "memcpy, @function"),
-            concat!(".type ", $prefix, "memmove, @function"),
-            ".p2align 4",
+        $crate::__routine! {
+            $prefix, ["memmove", "memcpy"],
             // Destination, source, length; returns the destination in EAX.
-            concat!($prefix, "memcpy:"),
-            concat!($prefix, "memmove:"),
             "    push esi",
             "    push edi",
             "    mov edi, [esp + 12]",
@@ -57,14 +50,10 @@ macro_rules! __memory_routines {
             "    pop edi",
             "    pop esi",
             "    ret",
-            concat!(".size ", $prefix, "memmove, . - ", $prefix, "memmove"),
-            concat!(".size ", $prefix, "memcpy, . - ", $prefix, "memcpy"),
-            concat!(".section .text.", $prefix, "memset, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memset"),
-            concat!(".type ", $prefix, "memset, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memset"],
             // Destination, byte, length; returns the destination in EAX.
-            concat!($prefix, "memset:"),
             "    push edi",
             "    mov edi, [esp + 8]",
             // The byte in every byte of EAX.
@@ -80,16 +69,10 @@ macro_rules! __memory_routines {
             "    mov eax, [esp + 8]",
             "    pop edi",
             "    ret",
-            concat!(".size ", $prefix, "memset, . - ", $prefix, "memset"),
-            concat!(".section .text.", $prefix, "memcmp, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcmp"),
-            concat!(".globl ", $prefix, "bcmp"),
-            concat!(".type ", $prefix, "memcmp, @function"),
-            concat!(".type ", $prefix, "bcmp, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memcmp", "bcmp"],
             // The two memories, length; EAX = difference of the first bytes that differ.
-            concat!($prefix, "memcmp:"),
-            concat!($prefix, "bcmp:"),
             "    push esi",
             "    push edi",
             "    mov esi, [esp + 12]",
@@ -105,14 +88,10 @@ macro_rules! __memory_routines {
             "51: pop edi",
             "    pop esi",
             "    ret",
-            concat!(".size ", $prefix, "memcmp, . - ", $prefix, "memcmp"),
-            concat!(".size ", $prefix, "bcmp, . - ", $prefix, "bcmp"),
-            concat!(".section .text.", $prefix, "strlen, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "strlen"),
-            concat!(".type ", $prefix, "strlen, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["strlen"],
             // The text; EAX = number of bytes before the zero.
-            concat!($prefix, "strlen:"),
             "    mov ecx, [esp + 4]",
             "    mov eax, ecx",
             "69: cmp byte ptr [eax], 0",
@@ -121,8 +100,6 @@ macro_rules! __memory_routines {
             "    jmp 69b",
             "61: sub eax, ecx",
             "    ret",
-            concat!(".size ", $prefix, "strlen, . - ", $prefix, "strlen"),
-            ".text",
-        );
+        }
     };
 }

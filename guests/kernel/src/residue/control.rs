@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
+use vellum_guest_residue::{LEGACY_LEN_BYTES, patch_legacy_image};
+
 use super::machine;
 
 /// The model-specific registers that a guest has: the declared ones, EFER, and the bases of FS and GS (Intel SDM volume 4, table
@@ -168,9 +170,6 @@ pub(super) fn set_flags(value: usize) {
     unsafe { asm!("push {}", ".byte 0x9D", in(reg) value & FLAGS | 2) };
 }
 
-/// Bytes of the area of `fxsave` (Intel SDM volume 1, section 10.5.1).
-const LEGACY_LEN_BYTES: usize = 512;
-
 #[repr(C, align(16))]
 struct Area([u8; LEGACY_LEN_BYTES]);
 
@@ -188,17 +187,8 @@ pub(super) fn legacy_image() -> [u8; LEGACY_LEN_BYTES] {
 pub(super) fn patch_legacy(slot: u8, value: u64) {
     /// Slots of what the instruction loads in 32-bit code.
     const SLOTS: u8 = 36;
-    /// The slot of MXCSR, of which the upper bits must be zero (Intel SDM volume 1, section 10.2.3).
-    const MXCSR_SLOT: u8 = 3;
-    let slot = slot % SLOTS;
-    let value = if slot == MXCSR_SLOT {
-        value & 0xFFFF
-    } else {
-        value
-    };
     let mut area = Area(legacy_image());
-    let at = usize::from(slot) * 8;
-    area.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    patch_legacy_image(&mut area.0, slot % SLOTS, value);
     // SAFETY: the area holds an image. Code for this machine uses none of the registers.
     unsafe {
         asm!("fxrstor [{}]", in(reg) area.0.as_ptr(), options(nostack, preserves_flags));

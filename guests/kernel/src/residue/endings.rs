@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-use vellum_guest::abi::port::Port;
 use vellum_guest::rt;
+use vellum_guest_residue::{send_nonsense, spin};
 
 use super::{machine, narrow};
 use crate::memory::write;
@@ -52,32 +52,11 @@ pub(super) fn end(kind: u8, value: u64) {
                 asm!("xor edx, edx", "div {:e}", in(reg) 0_u32, out("eax") _, out("edx") _, options(nostack));
             }
             20 => asm!("call {}", in(reg) absent, options(noreturn)),
-            _ => send_nonsense(kind, value),
+            _ => {
+                let nonsense = u32::from_le_bytes([low, high, 0, 1]);
+                write(narrow(rt::peb().output_ptr), nonsense);
+                send_nonsense(kind);
+            }
         }
-    }
-}
-
-/// Leaves through a port of the ABI with nonsense where a message is expected.
-fn send_nonsense(kind: u8, value: u64) {
-    let [low, high, ..] = value.to_le_bytes();
-    write(
-        narrow(rt::peb().output_ptr),
-        u32::from_le_bytes([low, high, 0, 1]),
-    );
-    let port = match kind % 4 {
-        0 => Port::HostCall,
-        1 => Port::Fill,
-        2 => Port::Panic,
-        _ => Port::Fault,
-    };
-    // SAFETY: the host finds fault with the message.
-    unsafe {
-        asm!("out dx, eax", in("edx") u32::from(port.number()), in("eax") 0, options(nostack));
-    };
-}
-
-fn spin() -> ! {
-    loop {
-        core::hint::spin_loop();
     }
 }

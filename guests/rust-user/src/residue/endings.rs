@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-use vellum_guest::abi::port::Port;
 use vellum_guest::rt;
+use vellum_guest_residue::{send_nonsense, spin};
 
 use crate::faults::write;
 
@@ -42,28 +42,10 @@ pub(super) fn end(kind: u8, value: u64) {
             }
             16 => asm!("hlt", options(nostack)),
             17 => asm!("jmp {}", in(reg) value | 1 << 62, options(noreturn)),
-            _ => send_nonsense(kind, value),
+            _ => {
+                write(rt::peb().output_ptr, value);
+                send_nonsense(kind);
+            }
         }
-    }
-}
-
-/// Leaves through a port of the ABI with nonsense where a message is expected.
-fn send_nonsense(kind: u8, value: u64) {
-    write(rt::peb().output_ptr, value);
-    let port = match kind % 4 {
-        0 => Port::HostCall,
-        1 => Port::Fill,
-        2 => Port::Panic,
-        _ => Port::Fault,
-    };
-    // SAFETY: the host finds fault with the message.
-    unsafe {
-        asm!("out dx, eax", in("edx") u32::from(port.number()), in("eax") 0, options(nostack));
-    };
-}
-
-fn spin() -> ! {
-    loop {
-        core::hint::spin_loop();
     }
 }

@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
-/// Bytes of the area of `fxsave` (Intel SDM volume 1, section 10.5.1).
-const LEGACY_LEN_BYTES: usize = 512;
+use vellum_guest_residue::{LEGACY_LEN_BYTES, patch_legacy_image};
+
 /// Bytes of the area of `xsave` that the components in [`COMPONENTS`] can need.
 const EXTENDED_LEN_BYTES: usize = 4096;
 
@@ -74,17 +74,8 @@ fn save_extended(components: u32) -> Area<EXTENDED_LEN_BYTES> {
 pub(super) fn patch_legacy(slot: u8, value: u64) {
     /// Slots of what the instruction loads.
     const SLOTS: u8 = 52;
-    /// The slot of MXCSR, of which the upper bits must be zero (Intel SDM volume 1, section 10.2.3).
-    const MXCSR_SLOT: u8 = 3;
-    let slot = slot % SLOTS;
-    let value = if slot == MXCSR_SLOT {
-        value & 0xFFFF
-    } else {
-        value
-    };
     let mut area = save_legacy();
-    let at = usize::from(slot) * 8;
-    area.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    patch_legacy_image(&mut area.0, slot % SLOTS, value);
     // SAFETY: the area holds a legacy image. Every register that it loads is declared; those control words that the compiler counts
     // on are the host's to choose.
     unsafe {

@@ -19,16 +19,9 @@ macro_rules! __kernel_note {
 #[macro_export]
 macro_rules! __kernel_memory_routines {
     ($prefix:literal) => {
-        ::core::arch::global_asm!(
-            concat!(".section .text.", $prefix, "memmove, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcpy"),
-            concat!(".globl ", $prefix, "memmove"),
-            concat!(".type ", $prefix, "memcpy, @function"),
-            concat!(".type ", $prefix, "memmove, @function"),
-            ".p2align 4",
+        $crate::__routine! {
+            $prefix, ["memmove", "memcpy"],
             // RDI = destination, RSI = source, RDX = length; returns RDI in RAX.
-            concat!($prefix, "memcpy:"),
-            concat!($prefix, "memmove:"),
             "    mov rax, rdi",
             // Backward if the destination starts inside the source, else forward.
             "    mov rcx, rdi",
@@ -57,14 +50,10 @@ macro_rules! __kernel_memory_routines {
             "    rep movsq",
             "    cld",
             "    ret",
-            concat!(".size ", $prefix, "memmove, . - ", $prefix, "memmove"),
-            concat!(".size ", $prefix, "memcpy, . - ", $prefix, "memcpy"),
-            concat!(".section .text.", $prefix, "memset, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memset"),
-            concat!(".type ", $prefix, "memset, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memset"],
             // RDI = destination, ESI = byte, RDX = length; returns RDI in RAX.
-            concat!($prefix, "memset:"),
             "    mov r8, rdi",
             // The byte in every byte of RAX.
             "    movzx eax, sil",
@@ -78,16 +67,10 @@ macro_rules! __kernel_memory_routines {
             "    rep stosb",
             "    mov rax, r8",
             "    ret",
-            concat!(".size ", $prefix, "memset, . - ", $prefix, "memset"),
-            concat!(".section .text.", $prefix, "memcmp, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "memcmp"),
-            concat!(".globl ", $prefix, "bcmp"),
-            concat!(".type ", $prefix, "memcmp, @function"),
-            concat!(".type ", $prefix, "bcmp, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["memcmp", "bcmp"],
             // RDI, RSI = the two memories, RDX = length; EAX = difference of the first bytes that differ.
-            concat!($prefix, "memcmp:"),
-            concat!($prefix, "bcmp:"),
             "    mov rcx, rdx",
             // Also sets ZF, which `repe cmpsb` leaves alone when the length is zero.
             "    xor eax, eax",
@@ -97,22 +80,16 @@ macro_rules! __kernel_memory_routines {
             "    movzx ecx, byte ptr [rsi - 1]",
             "    sub eax, ecx",
             "51: ret",
-            concat!(".size ", $prefix, "memcmp, . - ", $prefix, "memcmp"),
-            concat!(".size ", $prefix, "bcmp, . - ", $prefix, "bcmp"),
-            concat!(".section .text.", $prefix, "strlen, \"ax\", @progbits"),
-            concat!(".globl ", $prefix, "strlen"),
-            concat!(".type ", $prefix, "strlen, @function"),
-            ".p2align 4",
+        }
+        $crate::__routine! {
+            $prefix, ["strlen"],
             // RDI = text; RAX = number of bytes before the zero.
-            concat!($prefix, "strlen:"),
             "    xor eax, eax",
             "69: cmp byte ptr [rdi + rax], 0",
             "    je 61f",
             "    inc rax",
             "    jmp 69b",
             "61: ret",
-            concat!(".size ", $prefix, "strlen, . - ", $prefix, "strlen"),
-            ".text",
-        );
+        }
     };
 }
