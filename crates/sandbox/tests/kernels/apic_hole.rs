@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vellum_sandbox::{CallOptions, EngineKind, ErrorKind, Gpa, GpaRange, Irqchip, Sandbox};
 
-use super::support::{Lab, MIB, PAGE, call, peb, with_each_identity};
+use super::support::{Lab, MIB, PAGE, assert_sizes_refused, call, peb, with_each_identity};
 
 const LOCAL_APIC: u64 = 0xFEE0_0000;
 const IO_APIC: u64 = 0xFEC0_0000;
@@ -153,24 +153,7 @@ fn scratch_moves_below_a_range_that_the_guest_reserves() {
 #[test]
 fn sizes_that_do_not_fit_below_4_gib_are_refused() {
     with_each_identity(|lab| {
-        for heap_len_bytes in [4096 * MIB, 4077 * MIB, !0xFFF] {
-            let error = lab
-                .builder()
-                .heap_len_bytes(heap_len_bytes)
-                .build(&lab.engine)
-                .expect_err("too large");
-            assert_eq!(
-                error.kind(),
-                ErrorKind::InvalidConfig,
-                "{heap_len_bytes:#x}: {error:?}"
-            );
-        }
-        let error = lab
-            .builder()
-            .scratch_len_bytes(PAGE)
-            .build(&lab.engine)
-            .expect_err("too small");
-        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
+        assert_sizes_refused(lab, &[4096 * MIB, 4077 * MIB, !0xFFF]);
     });
 }
 

@@ -1,8 +1,11 @@
 //! Files that say one thing and are another, or that are linked where something else must be.
 
-use vellum_sandbox::{ErrorKind, GuestImage, GuestKind};
+use vellum_sandbox::{ErrorKind, GuestImage, GuestKind, Sandbox, SandboxBuilder};
 
-use super::support::{Kernel, MIB, PAGE, with_each_identity, with_each_paged, with_kernels};
+use super::support::{
+    Kernel, Lab, MIB, PAGE, assert_sizes_refused, host, with_each_identity, with_each_paged,
+    with_kernels,
+};
 
 /// Offset of the guest kind in a file: the last word of its note. The owner and the ABI version stand before it.
 fn kind_offset(elf: &[u8]) -> usize {
@@ -121,6 +124,22 @@ fn with_last_segment_at(elf: &[u8], address: u32) -> Vec<u8> {
     patched
 }
 
+/// A guest whose last segment lies at `address` is refused, as an image or when a sandbox is built as `configure` says.
+fn assert_refused_at(
+    lab: &Lab,
+    elf: &[u8],
+    address: u32,
+    configure: impl Fn(SandboxBuilder) -> SandboxBuilder,
+) {
+    let result = GuestImage::from_bytes(&with_last_segment_at(elf, address)).and_then(|image| {
+        let builder = Sandbox::builder(&image).heap_len_bytes(MIB);
+        configure(builder.host_functions(&host())).build(&lab.engine)
+    });
+    let error = result.expect_err("refused");
+    let kinds = [ErrorKind::InvalidImage, ErrorKind::InvalidConfig];
+    assert!(kinds.contains(&error.kind()), "{address:#x}: {error:?}");
+}
+
 #[test]
 fn a_kernel_without_paging_that_is_linked_over_scratch_or_a_hole_is_refused() {
     with_each_identity(|lab| {
@@ -139,17 +158,7 @@ fn a_kernel_without_paging_that_is_linked_over_scratch_or_a_hole_is_refused() {
             0xFEE0_0000,
             0xFFFF_F000,
         ] {
-            let result =
-                GuestImage::from_bytes(&with_last_segment_at(elf, address)).and_then(|image| {
-                    vellum_sandbox::Sandbox::builder(&image)
-                        .heap_len_bytes(MIB)
-                        .scratch_len_bytes(MIB)
-                        .host_functions(&super::support::host())
-                        .build(&lab.engine)
-                });
-            let error = result.expect_err("refused");
-            let kinds = [ErrorKind::InvalidImage, ErrorKind::InvalidConfig];
-            assert!(kinds.contains(&error.kind()), "{address:#x}: {error:?}");
+            assert_refused_at(lab, elf, address, |it| it.scratch_len_bytes(MIB));
         }
     });
 }
@@ -160,16 +169,7 @@ fn a_kernel_with_paging_that_is_linked_over_scratch_is_refused() {
     with_kernels(paged, |lab| {
         let elf = vellum_test_guests::i686_paged().expect("it has a lab");
         for address in [0xFFFF_F000, 0xFFF0_0000, 0xFFEF_F000] {
-            let result =
-                GuestImage::from_bytes(&with_last_segment_at(elf, address)).and_then(|image| {
-                    vellum_sandbox::Sandbox::builder(&image)
-                        .heap_len_bytes(MIB)
-                        .host_functions(&super::support::host())
-                        .build(&lab.engine)
-                });
-            let error = result.expect_err("refused");
-            let kinds = [ErrorKind::InvalidImage, ErrorKind::InvalidConfig];
-            assert!(kinds.contains(&error.kind()), "{address:#x}: {error:?}");
+            assert_refused_at(lab, elf, address, |it| it);
         }
     });
 }
@@ -177,24 +177,7 @@ fn a_kernel_with_paging_that_is_linked_over_scratch_is_refused() {
 #[test]
 fn sizes_that_a_kernel_with_paging_has_no_room_for_are_refused() {
     with_each_paged(|lab| {
-        for heap_len_bytes in [1, PAGE + 1, !0xFFF] {
-            let error = lab
-                .builder()
-                .heap_len_bytes(heap_len_bytes)
-                .build(&lab.engine)
-                .expect_err("refused");
-            assert_eq!(
-                error.kind(),
-                ErrorKind::InvalidConfig,
-                "{heap_len_bytes:#x}: {error:?}"
-            );
-        }
-        let error = lab
-            .builder()
-            .scratch_len_bytes(PAGE)
-            .build(&lab.engine)
-            .expect_err("too small");
-        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
+        assert_sizes_refused(lab, &[1, PAGE + 1, !0xFFF]);
     });
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use vellum_abi::peb::Peb;
 use vellum_sandbox::{
-    Arguments, CallOptions, CowMode, Engine, Error, FromValue, GuestImage, HostFunctions, Sandbox,
-    SandboxBuilder, Snapshot, Value,
+    Arguments, CallOptions, CowMode, Engine, Error, ErrorKind, FromValue, GuestImage,
+    HostFunctions, Sandbox, SandboxBuilder, Snapshot, Value,
 };
 use zerocopy::FromBytes;
 
@@ -172,6 +172,18 @@ impl Lab {
     /// A sandbox in the state of a snapshot.
     pub(crate) fn fork(&self, snapshot: &Snapshot) -> Sandbox {
         Sandbox::from_snapshot(&self.engine, snapshot, &host()).expect("a fork can be made")
+    }
+}
+
+/// Heaps of these lengths are refused, and a scratch of one page.
+pub(crate) fn assert_sizes_refused(lab: &Lab, heap_len_bytes: &[u64]) {
+    let heaps = heap_len_bytes
+        .iter()
+        .map(|len_bytes| lab.builder().heap_len_bytes(*len_bytes));
+    for builder in heaps.chain([lab.builder().scratch_len_bytes(PAGE)]) {
+        let text = format!("{builder:?}");
+        let error = builder.build(&lab.engine).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{text}: {error:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Memory that host and guests share.
 
-use vellum_sandbox::{Mapping, SharedMemory};
+use vellum_sandbox::{Mapping, Sandbox, SharedMemory};
 
 use crate::support::*;
 
@@ -10,16 +10,20 @@ fn host_word(memory: &SharedMemory, offset: u64) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
+/// Memory that a new sandbox may write, the sandbox, and the address in it.
+fn shared_with(lab: &Lab, len_bytes: u64) -> (SharedMemory, Sandbox, u64) {
+    let memory = SharedMemory::new(len_bytes).expect("memory");
+    let mapping = Mapping::region("shared", &memory).expect("mapped");
+    let mut sandbox = lab.sandbox();
+    sandbox.map(AT, &mapping.writable()).expect("mapped");
+    let at = lab.locate(&mut sandbox, "shared");
+    (memory, sandbox, at)
+}
+
 #[test]
 fn host_and_guest_see_each_others_writes() {
     with_each_guest(|lab| {
-        let memory = SharedMemory::new(2 * PAGE).expect("memory");
-        let mapping = Mapping::region("shared", &memory)
-            .expect("mapped")
-            .writable();
-        let mut sandbox = lab.sandbox();
-        sandbox.map(AT, &mapping).expect("mapped");
-        let at = lab.locate(&mut sandbox, "shared");
+        let (memory, mut sandbox, at) = shared_with(lab, 2 * PAGE);
         memory.write(16, &7_u32.to_le_bytes()).expect("in bounds");
         assert_eq!(word(&mut sandbox, at + 16), 7);
         write(&mut sandbox, at + PAGE, 8).expect("written");
@@ -52,14 +56,8 @@ fn sandboxes_share_it_with_each_other_each_with_its_own_rights() {
 #[test]
 fn no_restore_puts_it_back() {
     with_each_guest(|lab| {
-        let memory = SharedMemory::new(PAGE).expect("memory");
-        let mapping = Mapping::region("shared", &memory)
-            .expect("mapped")
-            .writable();
-        let mut sandbox = lab.sandbox();
-        sandbox.map(AT, &mapping).expect("mapped");
+        let (memory, mut sandbox, at) = shared_with(lab, PAGE);
         let ready = sandbox.snapshot().expect("a snapshot");
-        let at = lab.locate(&mut sandbox, "shared");
         write(&mut sandbox, at, 7).expect("written");
         sandbox.restore(&ready).expect("restored");
         let at = lab.locate(&mut sandbox, "shared");
@@ -71,17 +69,13 @@ fn no_restore_puts_it_back() {
 #[test]
 fn it_outlives_its_sandboxes_and_they_their_handle() {
     with_each_guest(|lab| {
-        let memory = SharedMemory::new(PAGE).expect("memory");
-        let mapping = Mapping::region("shared", &memory)
-            .expect("mapped")
-            .writable();
-        let mut sandbox = lab.sandbox();
-        sandbox.map(AT, &mapping).expect("mapped");
-        let at = lab.locate(&mut sandbox, "shared");
+        let (memory, mut sandbox, at) = shared_with(lab, PAGE);
         write(&mut sandbox, at, 7).expect("written");
         drop(sandbox);
         assert_eq!(host_word(&memory, 0), 7);
 
+        let mapping = Mapping::region("shared", &memory).expect("mapped");
+        let mapping = mapping.writable();
         let mut sandbox = lab.sandbox();
         sandbox.map(AT, &mapping).expect("mapped");
         drop((memory, mapping));
@@ -93,13 +87,7 @@ fn it_outlives_its_sandboxes_and_they_their_handle() {
 #[test]
 fn threads_of_the_host_use_it_while_a_guest_does() {
     with_each_guest(|lab| {
-        let memory = SharedMemory::new(PAGE).expect("memory");
-        let mapping = Mapping::region("shared", &memory)
-            .expect("mapped")
-            .writable();
-        let mut sandbox = lab.sandbox();
-        sandbox.map(AT, &mapping).expect("mapped");
-        let at = lab.locate(&mut sandbox, "shared");
+        let (memory, mut sandbox, at) = shared_with(lab, PAGE);
         std::thread::scope(|scope| {
             let other = scope.spawn(|| {
                 for value in 1..=1000 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vellum_sandbox::{
     CallOptions, CancelToken, EngineKind, Error, ErrorKind, GuestImage, HostFunctions, Sandbox,
-    Value,
+    Snapshot, Value,
 };
 
 use super::support::{add_to_counter, counter, host, in_each_mode, refused};
@@ -17,6 +17,27 @@ fn spin(sandbox: &mut Sandbox, options: &CallOptions) -> Error {
 
 fn add(sandbox: &mut Sandbox, options: &CallOptions) -> Result<Value, Error> {
     sandbox.call_dynamic("add", &[Value::I32(40), Value::I32(2)], options)
+}
+
+/// A restore makes a sandbox usable again, whatever ended its last call.
+fn assert_heals(sandbox: &mut Sandbox, snapshot: &Snapshot) {
+    sandbox.restore(snapshot).expect("restored");
+    let sum = add(sandbox, &CallOptions::new()).expect("called");
+    assert_eq!(sum, Value::I32(42));
+}
+
+/// Cancels from another thread what `call` begins at the same time.
+fn cancel_during(token: &CancelToken, call: impl FnOnce() -> Error) {
+    let begin = Barrier::new(2);
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            begin.wait();
+            token.cancel();
+        });
+        begin.wait();
+        call()
+    });
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
@@ -97,22 +118,10 @@ fn another_thread_cancels_an_endless_loop() {
         let snapshot = sandbox.snapshot().expect("taken");
         for _ in 0..20 {
             let token = CancelToken::new();
-            let begin = Barrier::new(2);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    begin.wait();
-                    token.cancel();
-                });
-                begin.wait();
-                let error = spin(&mut sandbox, &CallOptions::new().cancel_token(&token));
-                assert_eq!(error.kind(), ErrorKind::Cancelled);
-            });
+            let options = CallOptions::new().cancel_token(&token);
+            cancel_during(&token, || spin(&mut sandbox, &options));
             // The cancellation may have come before the guest ran, and then there is nothing to heal.
-            sandbox.restore(&snapshot).expect("restored");
-            assert_eq!(
-                add(&mut sandbox, &CallOptions::new()).expect("called"),
-                Value::I32(42)
-            );
+            assert_heals(&mut sandbox, &snapshot);
         }
     });
 }
@@ -257,25 +266,12 @@ fn a_loop_of_host_calls_is_cancelled_from_outside_and_by_deadline() {
         sandbox.restore(&snapshot).expect("restored");
 
         let token = CancelToken::new();
-        let begin = Barrier::new(2);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                begin.wait();
-                token.cancel();
-            });
-            begin.wait();
-            let options = CallOptions::new().cancel_token(&token);
-            let error = refused(
-                "host calls",
-                sandbox.call_dynamic("call_host_add_loop", &endless, &options),
-            );
-            assert_eq!(error.kind(), ErrorKind::Cancelled);
+        let options = CallOptions::new().cancel_token(&token);
+        cancel_during(&token, || {
+            let result = sandbox.call_dynamic("call_host_add_loop", &endless, &options);
+            refused("host calls", result)
         });
-        sandbox.restore(&snapshot).expect("restored");
-        assert_eq!(
-            add(&mut sandbox, &CallOptions::new()).expect("called"),
-            Value::I32(42)
-        );
+        assert_heals(&mut sandbox, &snapshot);
     });
 }
 
@@ -369,11 +365,7 @@ fn a_token_outlives_its_sandbox() {
 #[test]
 fn a_sandbox_that_moved_to_another_thread_and_vm_can_still_be_cancelled() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(16 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(16 << 20);
         let small = sandbox.snapshot().expect("taken");
         let _: u64 = sandbox.call("touch_pages", (2500_u64,)).expect("called");
         // Larger than the VM has room for, so this moves the sandbox to a new one.

@@ -38,11 +38,7 @@ fn a_guest_calls_the_host_and_uses_the_result() {
 #[test]
 fn bytes_larger_than_the_buffers_go_to_the_host_and_back() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(16 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(16 << 20);
         for len_bytes in [0, 1, 4096, 16 << 10, (16 << 10) + 1, 100_000, 1 << 20] {
             let bytes = pattern(len_bytes);
             let echo: Vec<u8> = sandbox

@@ -10,11 +10,7 @@ const RESULT_LEN_BYTES: u64 = 20 << 20;
 #[test]
 fn an_argument_of_50_mib_and_a_result_of_20_mib_arrive_whole() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(64 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(64 << 20);
         let bytes = pattern(ARGUMENT_LEN_BYTES);
         let expected: u64 = bytes.iter().copied().map(u64::from).sum();
         assert_eq!(

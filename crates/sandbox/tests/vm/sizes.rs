@@ -137,11 +137,7 @@ fn the_smallest_sizes_make_a_guest() {
 #[test]
 fn a_large_heap_costs_nothing_until_it_is_used() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(1 << 30)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(1 << 30);
         let snapshot = sandbox.snapshot().expect("taken");
         assert!(snapshot.len_bytes() < 1 << 20);
         let _: u64 = sandbox.call("touch_pages", (100_u64,)).expect("called");

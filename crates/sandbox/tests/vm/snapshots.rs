@@ -155,11 +155,7 @@ fn a_snapshot_without_a_change_holds_no_page_of_its_own() {
 #[test]
 fn a_snapshot_that_does_not_fit_the_vm_moves_the_sandbox_to_another() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(16 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(16 << 20);
         let small = sandbox.snapshot().expect("taken");
         add_to_counter(&mut sandbox, 9);
         // More pages than a VM keeps room for.
@@ -420,11 +416,7 @@ fn restores_without_a_call_between_them_put_back_what_was_written_before() {
 fn a_sandbox_goes_back_to_a_snapshot_that_is_larger_than_its_image_slot() {
     in_each_mode(|lab| {
         for first in [2000_u64, 3000] {
-            let mut sandbox = lab
-                .builder()
-                .heap_len_bytes(64 << 20)
-                .build(&lab.engine)
-                .expect("a sandbox can be built");
+            let mut sandbox = lab.sandbox_with_heap(64 << 20);
             let _: u64 = sandbox.call("touch_pages", (first,)).expect("called");
             add_to_counter(&mut sandbox, 5);
             let snapshot = sandbox.snapshot().expect("taken");

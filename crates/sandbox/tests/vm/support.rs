@@ -96,6 +96,14 @@ impl Lab {
             .build(&self.engine)
             .expect("a sandbox can be built")
     }
+
+    /// A sandbox with this much heap.
+    pub(crate) fn sandbox_with_heap(&self, len_bytes: u64) -> Sandbox {
+        self.builder()
+            .heap_len_bytes(len_bytes)
+            .build(&self.engine)
+            .expect("a sandbox can be built")
+    }
 }
 
 /// The state that tests look at most: the guest's counter.

@@ -132,11 +132,7 @@ fn lengths() -> impl Iterator<Item = usize> {
 #[test]
 fn bytes_of_any_length_come_back_as_they_went() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(16 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(16 << 20);
         for len_bytes in lengths() {
             let bytes = pattern(len_bytes);
             let echo: Vec<u8> = sandbox.call("echo_bytes", (&bytes[..],)).expect("echoed");
@@ -148,11 +144,7 @@ fn bytes_of_any_length_come_back_as_they_went() {
 #[test]
 fn strings_of_any_length_come_back_as_they_went() {
     in_each_mode(|lab| {
-        let mut sandbox = lab
-            .builder()
-            .heap_len_bytes(16 << 20)
-            .build(&lab.engine)
-            .expect("built");
+        let mut sandbox = lab.sandbox_with_heap(16 << 20);
         for len in lengths() {
             // Characters of one to four bytes, so that every length of encoding meets every edge.
             let text: String = "aß€🦀".chars().cycle().take(len / 2).collect();
