@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::call::{CallOptions, ReplyBytes};
+use crate::call::{CallOptions, NO_OPTIONS, ReplyBytes};
 use crate::error::{Error, Failure};
 use crate::image::GuestImage;
 use crate::sandbox::Sandbox;
@@ -52,7 +52,7 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
     /// comes from the guest the sandbox must be restored.
     #[inline]
     pub fn call(&self, sandbox: &mut Sandbox, args: Args) -> Result<Ret, Error> {
-        self.call_with(sandbox, args, &CallOptions::NONE)
+        self.call_with(sandbox, args, &NO_OPTIONS)
     }
 
     /// Calls the function with a deadline, or so that it can be cancelled.
@@ -71,18 +71,15 @@ impl<Args: Arguments, Ret: FromValue> GuestFn<Args, Ret> {
         options: &CallOptions,
     ) -> Result<Ret, Error> {
         self.check_image(sandbox)?;
-        let plain = args.with_slots(|slots| match slots {
-            Some(slots) if !Ret::TYPE.is_variable() => {
-                Some(sandbox.invoke_plain(self.index, slots, Ret::TYPE, options))
-            }
-            _ => None,
-        });
-        let value = match plain {
-            Some(bits) => from_bits(bits?),
-            None => Ret::from_value(
-                args.with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))?,
-            ),
-        };
+        // Which of the two it is, is known when the program is compiled.
+        let value = args.with_slots(|slots| match slots {
+            Some(slots) if !Ret::TYPE.is_variable() => sandbox
+                .invoke_plain(self.index, slots, Ret::TYPE, options)
+                .map(from_bits),
+            _ => args
+                .with_values(|values| sandbox.invoke(self.index, values, Ret::TYPE, options))
+                .map(Ret::from_value),
+        })?;
         Ok(value.ok_or_else(|| Failure::Protocol("a checked value has another type"))?)
     }
 }

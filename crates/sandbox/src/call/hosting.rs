@@ -5,7 +5,7 @@ use vellum_abi::message::{ErrorCode, MessageKind, write_error};
 use vellum_abi::value::ValueRef;
 
 use super::incoming::{FromMessage, check_call};
-use super::messages::{encode, parse};
+use super::messages::{SMALL_MESSAGE_LEN_BYTES, encode, parse};
 use super::session::{Phase, Session};
 use crate::error::Failure;
 use crate::host::Answer;
@@ -30,10 +30,12 @@ impl Session {
     /// Calls the host function that the guest asks for, and writes the answer.
     #[inline]
     pub(super) fn serve_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
+        let mut message = [0; SMALL_MESSAGE_LEN_BYTES];
+        self.instance.read_output(&mut message)?;
         let answered = match self.phase {
             // It may not call the host yet.
             Phase::Booting => None,
-            Phase::Calling { .. } => self.host.call_plain(&self.take_small_message()?),
+            Phase::Calling { .. } => self.host.call_plain(&message),
         };
         match answered {
             Some((function, Ok(result))) => {

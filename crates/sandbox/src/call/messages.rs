@@ -5,7 +5,6 @@ use vellum_abi::message::{
     WriteError, plain_bits, plain_slots, write_plain,
 };
 use vellum_abi::value::{ValueRef, ValueType};
-use vellum_backend::memory::OutOfBounds;
 
 use super::incoming::own;
 use super::session::Session;
@@ -13,7 +12,7 @@ use crate::error::{Error, Failure};
 use crate::value::Value;
 
 /// Length of the copy that holds most messages whole: a header and the slots of six values.
-const SMALL_MESSAGE_LEN_BYTES: usize = MessageHeader::LEN_BYTES + 6 * Slot::LEN_BYTES;
+pub(super) const SMALL_MESSAGE_LEN_BYTES: usize = MessageHeader::LEN_BYTES + 6 * Slot::LEN_BYTES;
 /// Length of a reply with a value of fixed size.
 const PLAIN_REPLY_LEN_BYTES: usize = MessageHeader::LEN_BYTES + Slot::LEN_BYTES;
 
@@ -82,14 +81,6 @@ impl Session {
             self.instance.read_output(&mut output[..len_bytes])?;
         }
         Ok(())
-    }
-
-    /// Copies what is most messages whole.
-    #[inline]
-    pub(super) fn take_small_message(&self) -> Result<[u8; SMALL_MESSAGE_LEN_BYTES], OutOfBounds> {
-        let mut message = [0; SMALL_MESSAGE_LEN_BYTES];
-        self.instance.read_output(&mut message)?;
-        Ok(message)
     }
 
     /// The reply to a call.

@@ -13,6 +13,7 @@ mod outbox;
 mod reading;
 mod session;
 
+pub(crate) use options::NO_OPTIONS;
 pub use options::{CallOptions, CancelToken};
 pub use outbox::OutboxCounts;
 pub use reading::ReplyBytes;

@@ -26,14 +26,14 @@ pub struct CallOptions {
     token: Option<CancelToken>,
 }
 
-impl CallOptions {
-    /// No deadline, no limit, no token.
-    pub(crate) const NONE: Self = Self {
-        timeout: None,
-        fuel: None,
-        token: None,
-    };
+/// Those of most calls, made once.
+pub(crate) static NO_OPTIONS: CallOptions = CallOptions {
+    timeout: None,
+    fuel: None,
+    token: None,
+};
 
+impl CallOptions {
     /// No deadline, no limit, no token.
     pub fn new() -> Self {
         Self::default()
