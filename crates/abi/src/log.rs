@@ -141,11 +141,12 @@ impl<'a> LogRecord<'a> {
         if header.reserved != 0 {
             return Err(RecordError::ReservedNotZero(header.reserved));
         }
-        let [target, message] = texts(rest, [header.target_len_bytes, header.message_len_bytes])?;
+        let lens_bytes = [header.target_len_bytes, header.message_len_bytes];
+        let [target, message] = texts(rest, lens_bytes, ["target", "message"])?;
         Ok(Self {
             level,
-            target: utf8(target, "target")?,
-            message: utf8(message, "message")?,
+            target,
+            message,
         })
     }
 }
@@ -157,12 +158,13 @@ impl<'a> PanicRecord<'a> {
     /// Names what is wrong with the record.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (header, rest) = split::<PanicHeader>(bytes)?;
-        let [file, message] = texts(rest, [header.file_len_bytes, header.message_len_bytes])?;
+        let lens_bytes = [header.file_len_bytes, header.message_len_bytes];
+        let [file, message] = texts(rest, lens_bytes, ["file", "message"])?;
         Ok(Self {
-            file: utf8(file, "file")?,
+            file,
             line: header.line,
             column: header.column,
-            message: utf8(message, "message")?,
+            message,
         })
     }
 
@@ -188,18 +190,33 @@ fn record_len(first_bytes: u32, second_bytes: u32) -> u64 {
     HEADER_LEN_BYTES as u64 + u64::from(first_bytes) + u64::from(second_bytes)
 }
 
-fn texts(rest: &[u8], [first, second]: [u32; 2]) -> Result<[&[u8]; 2], RecordError> {
+/// The two texts at the start of `rest`, one behind the other.
+fn texts<'a>(
+    rest: &'a [u8],
+    [first, second]: [u32; 2],
+    names: [&'static str; 2],
+) -> Result<[&'a str; 2], RecordError> {
     let too_short = RecordError::TooShort {
         need_bytes: record_len(first, second),
         have_bytes: rest.len() + HEADER_LEN_BYTES,
     };
-    let (first, rest) = rest.split_at_checked(first as usize).ok_or(too_short)?;
-    let (second, _) = rest.split_at_checked(second as usize).ok_or(too_short)?;
-    Ok([first, second])
+    let len = (first as usize).checked_add(second as usize);
+    let both = len.and_then(|len| rest.get(..len)).ok_or(too_short)?;
+    // Short texts are checked faster together. Where one character would begin in the first and end in the second, neither is sound.
+    let text = core::str::from_utf8(both).ok();
+    match text.and_then(|text| text.split_at_checked(first as usize)) {
+        Some((first, second)) => Ok([first, second]),
+        None => Err(not_utf8(both, first as usize, names)),
+    }
 }
 
-fn utf8<'a>(bytes: &'a [u8], name: &'static str) -> Result<&'a str, RecordError> {
-    core::str::from_utf8(bytes).map_err(|_| RecordError::NotUtf8(name))
+/// Which of the two texts is at fault.
+#[cold]
+fn not_utf8(both: &[u8], first_len: usize, [first, second]: [&'static str; 2]) -> RecordError {
+    let is_first_sound = both
+        .get(..first_len)
+        .is_some_and(|text| core::str::from_utf8(text).is_ok());
+    RecordError::NotUtf8(if is_first_sound { second } else { first })
 }
 
 #[cfg(test)]

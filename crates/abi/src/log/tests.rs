@@ -89,11 +89,20 @@ fn each_defect_has_its_error() {
         let (bytes, len) = log_bytes(header, b"apphello");
         assert_eq!(LogRecord::parse(&bytes[..len]), Err(expected));
     }
-    let (bytes, len) = log_bytes(SOUND, b"app\xFF\xFFllo");
-    assert_eq!(
-        LogRecord::parse(&bytes[..len]),
-        Err(RecordError::NotUtf8("message"))
-    );
+    let texts: [(&[u8; 8], &str); 5] = [
+        (b"app\xFF\xFFllo", "message"),
+        (b"apphell\xC3", "message"),
+        (b"a\xFFphello", "target"),
+        (b"\xFFpphell\xFF", "target"),
+        // A character that begins in one text and ends in the other.
+        (b"ap\xC3\xA9ello", "target"),
+    ];
+    for (texts, which) in texts {
+        let (bytes, len) = log_bytes(SOUND, texts);
+        let expected = Err(RecordError::NotUtf8(which));
+        assert_eq!(LogRecord::parse(&bytes[..len]), expected);
+    }
+    let (bytes, _) = log_bytes(SOUND, b"");
     assert_eq!(
         PanicRecord::parse(&bytes[..15]),
         Err(RecordError::TooShort {

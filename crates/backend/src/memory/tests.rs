@@ -47,6 +47,48 @@ fn numbers_of_32_bits_are_halves_of_numbers_of_64() {
 }
 
 #[test]
+fn copies_by_words_are_copies_and_fill_the_last_word_with_zeroes() {
+    let from: Vec<u8> = (1..=40).collect();
+    for len in 0..from.len() {
+        let memory = HostMemory::zeroed(PAGE).expect("memory");
+        memory.write(8, &[0xEE; 64]).expect("in bounds");
+        memory.write_words(8, &from[..len]).expect("in bounds");
+        let mut bytes = [0; 64];
+        memory.read(8, &mut bytes).expect("in bounds");
+        let (words, behind) = bytes.split_at(len.next_multiple_of(8));
+        assert_eq!(words[..len], from[..len]);
+        assert!(words[len..].iter().all(|byte| *byte == 0), "{len}");
+        assert!(behind.iter().all(|byte| *byte == 0xEE), "{len}");
+        let mut copy = vec![0xDD; len];
+        memory.read_words(8, &mut copy).expect("in bounds");
+        assert_eq!(copy, from[..len]);
+    }
+}
+
+#[test]
+fn copies_by_words_past_the_end_or_of_parts_of_words_are_refused() {
+    let memory = HostMemory::zeroed(PAGE).expect("memory");
+    let mut bytes = [0; 16];
+    memory.read_words(PAGE - 16, &mut bytes).expect("in bounds");
+    for (offset, len) in [
+        (PAGE - 16, 17),
+        (PAGE - 8, 9),
+        (PAGE, 1),
+        (4, 8),
+        (PAGE - 12, 8),
+        (u64::MAX - 7, 8),
+        (u64::MAX, 1),
+    ] {
+        let mut bytes = vec![0; len];
+        assert!(
+            memory.read_words(offset, &mut bytes).is_err(),
+            "{offset:#x}"
+        );
+        assert!(memory.write_words(offset, &bytes).is_err(), "{offset:#x}");
+    }
+}
+
+#[test]
 fn fresh_memory_is_zero_and_aligned() {
     let memory = memory(2);
     let mut bytes = [0xFF; 8192];

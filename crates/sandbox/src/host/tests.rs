@@ -1,8 +1,8 @@
 use std::cell::Cell;
 
 use vellum_abi::function::Signature;
-use vellum_abi::message::{ErrorCode, MAX_ERROR_TEXT_LEN_BYTES};
-use vellum_abi::value::ValueType;
+use vellum_abi::message::{ErrorCode, MAX_ERROR_TEXT_LEN_BYTES, MessageKind, Slot, write_plain};
+use vellum_abi::value::{ValueRef, ValueType};
 
 use super::{HostFunctions, Incoming, Resolved};
 use crate::error::Failure;
@@ -174,6 +174,74 @@ fn a_call_takes_each_argument_once_and_returns_the_value() {
         call(&complete(), "host_echo", std::slice::from_ref(&bytes)),
         Ok(bytes)
     );
+}
+
+/// The answer of `host_add` to a plain message with these values.
+fn call_plain(host: &HostFunctions, values: &[ValueRef<'_>]) -> Option<super::PlainAnswer> {
+    let mut message = [0; 128];
+    let index = index_of("host_add");
+    write_plain(&mut message, MessageKind::HostCall, index, values).expect("plain");
+    let resolved = host.resolve(&imports()).expect("resolved");
+    let (function, answer) = resolved.call_plain(&message)?;
+    assert_eq!(function, index);
+    Some(answer)
+}
+
+/// A set whose `host_add` is another function.
+fn with_add<F: super::HostFunction<(i32, i32)>>(function: F) -> HostFunctions {
+    HostFunctions::new()
+        .with("host_add", function)
+        .with("host_echo", |bytes: Vec<u8>| bytes)
+        .with("host_fail", |_: String| ())
+}
+
+#[test]
+fn values_of_fixed_size_come_and_go_as_slots() {
+    let values = [ValueRef::I32(-40), ValueRef::I32(2)];
+    let expected = Slot::of_scalar(ValueRef::I32(-38)).expect("of fixed size");
+    assert_eq!(call_plain(&complete(), &values), Some(Ok(expected)));
+    let fails = with_add(|a: i32, _: i32| Err::<i32, _>(format!("{a} is too little")));
+    let text = "-40 is too little".to_owned();
+    let failed = Some(Err((ErrorCode::FunctionFailed, text)));
+    assert_eq!(call_plain(&fails, &values), failed);
+    let panics = with_add(|_: i32, _: i32| -> i32 { panic!("plain") });
+    let panicked = Some(Err((ErrorCode::FunctionPanicked, "plain".to_owned())));
+    assert_eq!(call_plain(&panics, &values), panicked);
+}
+
+#[test]
+fn what_is_not_plain_is_left_to_the_parser_and_nothing_is_called() {
+    let host = with_add(|_: i32, _: i32| -> i32 { unreachable!("these are not its arguments") });
+    let one = ValueRef::I32(1);
+    let cases: [&[ValueRef<'_>]; 4] = [&[], &[one], &[one, ValueRef::U32(1)], &[one; 3]];
+    for values in cases {
+        assert_eq!(call_plain(&host, values), None, "{values:?}");
+    }
+    let resolved = complete().resolve(&imports()).expect("resolved");
+    for index in [index_of("host_echo"), 99, u32::MAX] {
+        let mut message = [0; 128];
+        write_plain(&mut message, MessageKind::HostCall, index, &[one]).expect("plain");
+        assert!(resolved.call_plain(&message).is_none(), "{index}");
+    }
+}
+
+#[test]
+fn a_result_of_another_type_than_declared_is_an_error() {
+    /// Says that it is a number.
+    struct Text;
+    impl super::HostResult for Text {
+        const TYPE: ValueType = ValueType::I32;
+
+        fn into_value(self) -> Result<Value, String> {
+            Ok(Value::String("seven".into()))
+        }
+    }
+    let answer = call_plain(&with_add(|_: i32, _: i32| Text), &[ValueRef::I32(1); 2]);
+    let Some(Err((code, text))) = answer else {
+        panic!("it has no number")
+    };
+    assert_eq!(code, ErrorCode::FunctionFailed);
+    assert!(text.contains("i32"), "{text}");
 }
 
 #[test]
