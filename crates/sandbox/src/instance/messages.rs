@@ -38,10 +38,18 @@ impl Instance {
     /// Remembers that the host writes to the start of the input buffer.
     #[inline]
     fn note_input(&mut self, len_bytes: u64) {
+        if let CowState::Kernel(_) = self.cow {
+            self.mark_input(len_bytes);
+        }
+        self.input_used = self.input_used.max(len_bytes);
+    }
+
+    /// Remembers for the restore of a kernel that the host writes to its physical memory.
+    #[inline(never)]
+    fn mark_input(&mut self, len_bytes: u64) {
         if let CowState::Kernel(physical) = &mut self.cow {
             physical.mark(self.geometry.plan.input().start(), len_bytes);
         }
-        self.input_used = self.input_used.max(len_bytes);
     }
 
     /// What the host has written to the input buffer since it was last zero.
