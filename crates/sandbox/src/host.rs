@@ -243,8 +243,8 @@ impl fmt::Debug for Resolved {
 
 /// What a host function told the guest.
 pub(crate) type Answer = Result<Value, (ErrorCode, String)>;
-/// The same of one whose result is of fixed size.
-pub(crate) type PlainAnswer = Result<Slot, (ErrorCode, String)>;
+/// The same to a call with values of fixed size only: a result of fixed size, as it is in a message, or any other answer.
+pub(crate) type PlainAnswer = Result<Slot, Answer>;
 
 impl Resolved {
     /// Where the guest's numbers go.
@@ -258,7 +258,7 @@ impl Resolved {
     }
 
     /// Calls the import that a message asks for, if it is an import with an answer and the message has nothing but its arguments, all of fixed
-    /// size, as the result is: most calls. `None` says only that the message must be looked at more closely; nothing was called then.
+    /// size: most calls. `None` says only that the message must be looked at more closely; nothing was called then.
     #[inline]
     pub(crate) fn call_plain(&self, message: &[u8]) -> Option<(u32, PlainAnswer)> {
         let (header, _) = MessageHeader::read_from_prefix(message).ok()?;
@@ -266,7 +266,7 @@ impl Resolved {
         let signature = &function.signature;
         let count = signature.params().len();
         let slots = plain_slots(message, MessageKind::HostCall, header.function, count)?;
-        if signature.is_one_way() || signature.ret().is_variable() {
+        if signature.is_one_way() {
             return None;
         }
         Some((header.function, function.call_plain(slots)?))
@@ -295,14 +295,17 @@ impl Registered {
         }
     }
 
-    /// Calls a function whose result is of fixed size, if the slots hold what it takes. A panic ends here.
+    /// Calls the function if the slots hold what it takes. A panic ends here.
     #[inline]
     fn call_plain(&self, slots: &[u8]) -> Option<PlainAnswer> {
+        if self.signature.ret().is_variable() {
+            return self.call(&PlainSlots(slots)).ok().map(Err);
+        }
         match catch_unwind(AssertUnwindSafe(|| (self.call_plain)(slots))) {
             Ok(Some(Ok(bits))) => Some(Ok(Slot::plain(self.signature.ret(), bits))),
-            Ok(Some(Err(text))) => Some(Err(failed(text))),
+            Ok(Some(Err(text))) => Some(Err(Err(failed(text)))),
             Ok(None) => None,
-            Err(panic) => Some(Err(panicked(panic.as_ref()))),
+            Err(panic) => Some(Err(Err(panicked(panic.as_ref())))),
         }
     }
 }

@@ -72,6 +72,17 @@ pub(super) fn decode_io(run: &kvm_run, item_at: impl FnOnce(u64) -> u32) -> Opti
     Some(Exit::IoOut { port, width, data })
 }
 
+/// Reads four bytes of the area that `run` is the start of, so many bytes behind it.
+#[inline]
+pub(super) fn item_of(run: &kvm_run) -> impl FnOnce(u64) -> u32 {
+    let page = std::ptr::from_ref(run).cast::<u8>();
+    move |offset| {
+        let offset = usize::try_from(offset).unwrap_or(0);
+        // SAFETY: the kernel placed the items of a port access at this offset of the mapped area, at the start of a page.
+        unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
+    }
+}
+
 /// Any other exit, none of which a guest causes often. `is_mapped` tells whether guest-physical memory exists at an address.
 #[cold]
 pub(super) fn decode(run: &kvm_run, is_mapped: impl FnOnce(u64) -> bool) -> Decoded {

@@ -8,13 +8,12 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::ptr;
 use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES,
-    KVM_MEM_READONLY, kvm_enable_cap, kvm_msr_entry, kvm_run, kvm_sregs,
-    kvm_userspace_memory_region, kvm_xcrs, kvm_xsave,
+    KVM_MEM_READONLY, kvm_enable_cap, kvm_msr_entry, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{
     MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuFd, VmFd,
@@ -26,7 +25,7 @@ use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
 use super::registers;
-use super::vcpu::{Decoded, decode, decode_io, decode_out};
+use super::vcpu::{Decoded, decode, decode_io, decode_out, item_of};
 use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
@@ -586,17 +585,6 @@ impl Vm for KvmVm {
             Mmu::Shadow => HostMemory::touch_protection(host, targets.len_bytes())
                 .map_err(|error| VmError::hypervisor("publishing page tables", error)),
         }
-    }
-}
-
-/// Reads four bytes of the area that `run` is the start of, so many bytes behind it.
-#[inline]
-fn item_of(run: &kvm_run) -> impl FnOnce(u64) -> u32 {
-    let page = ptr::from_ref(run).cast::<u8>();
-    move |offset| {
-        let offset = usize::try_from(offset).unwrap_or(0);
-        // SAFETY: the kernel placed the items of a port access at this offset of the mapped area, at the start of a page.
-        unsafe { page.byte_add(offset).cast::<u32>().read_unaligned() }
     }
 }
 

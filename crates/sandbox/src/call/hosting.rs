@@ -43,12 +43,12 @@ impl Session {
                     .write_plain_input(MessageKind::HostReply, function, &[result])?;
                 Ok(Offered::Arguments(&[]))
             }
-            Some((function, Err(refused))) => self.answer(function, Err(refused)),
+            Some((function, Err(answer))) => self.answer(function, answer),
             None => self.serve_any_host_call(),
         }
     }
 
-    /// The same for a call with text or bytes, one that must be refused, or one that is none.
+    /// The same for a call with text or bytes, one that must be refused, or one that is none. It is copied anew.
     #[inline(never)]
     fn serve_any_host_call<'b>(&mut self) -> Result<Offered<'b>, Failure> {
         self.take_message()?;

@@ -202,11 +202,25 @@ fn values_of_fixed_size_come_and_go_as_slots() {
     assert_eq!(call_plain(&complete(), &values), Some(Ok(expected)));
     let fails = with_add(|a: i32, _: i32| Err::<i32, _>(format!("{a} is too little")));
     let text = "-40 is too little".to_owned();
-    let failed = Some(Err((ErrorCode::FunctionFailed, text)));
+    let failed = Some(Err(Err((ErrorCode::FunctionFailed, text))));
     assert_eq!(call_plain(&fails, &values), failed);
     let panics = with_add(|_: i32, _: i32| -> i32 { panic!("plain") });
-    let panicked = Some(Err((ErrorCode::FunctionPanicked, "plain".to_owned())));
+    let panicked = Some(Err(Err((ErrorCode::FunctionPanicked, "plain".to_owned()))));
     assert_eq!(call_plain(&panics, &values), panicked);
+}
+
+#[test]
+fn plain_arguments_can_have_a_result_of_any_length() {
+    let host = HostFunctions::new().with("bar", |len: u32| "-".repeat(len as usize));
+    let resolved = Resolved {
+        metrics: None,
+        functions: vec![host.functions["bar"].clone()],
+    };
+    let mut message = [0; 128];
+    let values = [ValueRef::U32(3)];
+    write_plain(&mut message, MessageKind::HostCall, 0, &values).expect("plain");
+    let answer = Err(Ok(Value::String("---".into())));
+    assert_eq!(resolved.call_plain(&message), Some((0, answer)));
 }
 
 #[test]
@@ -237,7 +251,7 @@ fn a_result_of_another_type_than_declared_is_an_error() {
         }
     }
     let answer = call_plain(&with_add(|_: i32, _: i32| Text), &[ValueRef::I32(1); 2]);
-    let Some(Err((code, text))) = answer else {
+    let Some(Err(Err((code, text)))) = answer else {
         panic!("it has no number")
     };
     assert_eq!(code, ErrorCode::FunctionFailed);

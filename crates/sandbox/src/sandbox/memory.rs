@@ -35,7 +35,7 @@ impl Sandbox {
     }
 
     /// Maps a file or memory of the host at a guest-physical address, page-aligned, which must be clear of the guest's own memory, of
-    /// holes and of other mappings; a range that was [reserved](SandboxBuilder::reserve) always is. Works also after a call that went
+    /// holes and of other mappings; a range that was [reserved](crate::SandboxBuilder::reserve) always is. Works also after a call that went
     /// wrong, and stays until it is [unmapped](Self::unmap): see [`Mapping`] for how long what lasts.
     ///
     /// # Errors

@@ -67,6 +67,8 @@ impl Sandbox {
         runs.map_err(Failure::from)?;
         let is_base = Arc::ptr_eq(&snapshot.data, base);
         self.pause()?;
+        // As a rule it has ended; not if its caller panicked over a reply.
+        self.session.end();
         let leaving = self.leaving();
         let in_place = is_base && leaving == Leaving::Cleanly;
         if !in_place {
