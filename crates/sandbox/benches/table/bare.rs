@@ -115,6 +115,18 @@ impl BareWriter {
         })
     }
 
+    /// One that has not run yet, whose pages nobody has touched.
+    pub(crate) fn untouched(pages: u64) -> anyhow::Result<Self> {
+        let mut writer = Self::new(pages)?;
+        writer.vm.memory.keep_pages_small()?;
+        Ok(writer)
+    }
+
+    /// One entry.
+    pub(crate) fn run(&mut self) -> anyhow::Result<()> {
+        self.vm.run()
+    }
+
     /// One entry, and the copies.
     pub(crate) fn cycle(&mut self) -> anyhow::Result<()> {
         self.vm.run()?;

@@ -1,12 +1,13 @@
 //! What a sandbox of a snapshot asks the kernel for, asked for by hand: the least that any sandbox with these parts can cost.
 #![expect(unsafe_code, reason = "gives memory to a bare KVM virtual machine")]
 
+use anyhow::Context;
 use kvm_bindings::{
     CpuId, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_enable_cap,
     kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
-use vellum_backend::{HostMemory, Piece, SealedMemory};
+use vellum_backend::{HostMemory, Piece, SealedMemory, SealedWriter};
 
 use crate::bare::region;
 use crate::ioctls::Slot;
@@ -132,13 +133,19 @@ fn xcrs(cpuid: &CpuId) -> Option<kvm_xcrs> {
     })
 }
 
+/// An image of the test guest's size, written to sealed memory and mapped: what loading one costs whatever its bytes say.
+pub(crate) fn load_image() -> anyhow::Result<HostMemory> {
+    Ok(sealed(IMAGE_PAGES)?.map()?)
+}
+
 fn sealed(pages: u64) -> anyhow::Result<SealedMemory> {
-    let page = [1; 0x1000];
-    Ok(SealedMemory::create(
-        "bare",
-        pages * PAGE_LEN_BYTES,
-        |writer| (0..pages).try_for_each(|number| writer.write(number * PAGE_LEN_BYTES, &page)),
-    )?)
+    const LARGEST_LEN: usize = 37 << 12;
+    static BYTES: [u8; LARGEST_LEN] = [1; LARGEST_LEN];
+    let len_bytes = pages * PAGE_LEN_BYTES;
+    let bytes = BYTES.get(..usize::try_from(len_bytes)?);
+    let bytes = bytes.context("more than the largest")?;
+    let write = |writer: &mut SealedWriter<'_>| writer.write(0, bytes);
+    Ok(SealedMemory::create("bare", len_bytes, write)?)
 }
 
 fn whole(memory: &SealedMemory) -> Piece<'_> {

@@ -3,8 +3,8 @@
 use vellum_sandbox::{Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
 
 use super::meter::{Meter, Repeat};
-use crate::bare::{BareSlots, Created};
-use crate::bare_sandbox::{BareSandbox, BareSandboxes};
+use crate::bare::{BareSlots, BareWriter, Created};
+use crate::bare_sandbox::{self, BareSandbox, BareSandboxes};
 use crate::ioctls::{self, Slot};
 use crate::sandboxes::{self, MIB};
 
@@ -13,6 +13,8 @@ const FROM_SNAPSHOT: f64 = 30_000.0;
 const FROM_IMAGE: f64 = 200_000.0;
 /// What a sandbox of a VM that another one has left may cost.
 const FROM_IDLE_VM: f64 = 20_000.0;
+/// With the seven pages that hold its code and tables as many as a sandbox's guest meets in its first call.
+const FIRST_RUN_PAGES: u64 = 23;
 const LARGE_HEAP_LEN_BYTES: u64 = 256 * MIB;
 
 pub(super) fn creation(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
@@ -127,6 +129,36 @@ fn bare_sandbox(meter: &mut Meter, slots: &[Slot]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What an image costs beside the bare sandbox: its pages, written once, and those that the first run meets.
+fn bare_image(meter: &mut Meter) -> anyhow::Result<()> {
+    let mut image = None;
+    meter.measure(
+        "bare_image_load",
+        Repeat::default(),
+        &mut image,
+        |image| {
+            *image = None;
+            Ok(())
+        },
+        |image| {
+            *image = Some(bare_sandbox::load_image()?);
+            Ok(())
+        },
+    )?;
+    let mut writer = BareWriter::untouched(FIRST_RUN_PAGES)?;
+    meter.measure(
+        "bare_first_run",
+        Repeat::default(),
+        &mut writer,
+        |writer| {
+            *writer = BareWriter::untouched(FIRST_RUN_PAGES)?;
+            Ok(())
+        },
+        BareWriter::run,
+    )?;
+    Ok(())
+}
+
 fn first_call(sandbox: Option<&mut Sandbox>) -> anyhow::Result<()> {
     let sandbox = sandbox.ok_or_else(|| anyhow::anyhow!("no sandbox was made"))?;
     Ok(sandbox.call::<_, ()>("null", ())?)
@@ -150,6 +182,7 @@ fn from_image(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
         "bare_vm_256mib",
         &ioctls::watch(|| boot(&mut last))?.slots,
     )?;
+    bare_image(meter)?;
     let drop_last = |last: &mut Option<Sandbox>| {
         *last = None;
         Ok(())
