@@ -164,13 +164,14 @@ fn find_plain_leaf<S: TableStore + ?Sized>(
     let (_, third) = follow(fourth)?;
     let (_, second) = follow(third)?;
     let (at, first) = follow(second)?;
-    if !format.are_plain_tables(fourth | third | second) {
+    if !(format.are_plain_tables(fourth | third | second) && format.are_plain_leaves(first, first))
+    {
         return None;
     }
     Some(Found {
         at,
         level: Level::L1,
-        leaf: format.plain_leaf(first)?,
+        leaf: format.leaf_in(first),
         path: OPEN_PATH,
     })
 }

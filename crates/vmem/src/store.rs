@@ -310,8 +310,9 @@ impl TableStore for SliceStore<'_> {
         let frame = above.wrapping_add(self.minus_open_base).rotate_right(12);
         let word = index.word_in(frame);
         let raw = *self.words.get(usize::try_from(word).ok()?)?;
-        // The mask tells the compiler what `new` has seen to: all words have addresses.
-        let at = (self.base.as_u64() + word * 8) & ((1 << Gpa::BITS) - 1);
+        // Back to an address. The mask takes the open entry's flags away; beyond that it only tells the compiler what `new` has seen to: all
+        // words have addresses.
+        let at = (word * 8).wrapping_sub(self.minus_open_base) & ((1 << Gpa::BITS) - 8);
         Some((Gpa::literal(at), raw))
     }
 
