@@ -13,13 +13,12 @@ mod mapping;
 mod sealed;
 mod shared;
 
-use std::ffi::c_void;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{Advice, MprotectFlags};
+use rustix::mm::Advice;
 
 pub use file::FileMemory;
 pub use mapping::Piece;
@@ -341,24 +340,6 @@ impl HostMemory {
                 usize::try_from(len_bytes).unwrap_or(0),
             )
         } == 0)
-    }
-
-    /// Makes a hypervisor that shadows page tables forget what it derived from `range`: the protection of its pages is
-    /// taken away and given back.
-    pub(crate) fn touch_protection(hva: Hva, len_bytes: u64) -> io::Result<()> {
-        let len_bytes = usize::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let target = ptr::with_exposed_provenance_mut::<c_void>(
-            usize::try_from(hva.as_u64()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        );
-        for flags in [
-            MprotectFlags::READ,
-            MprotectFlags::READ | MprotectFlags::WRITE,
-        ] {
-            // SAFETY: the caller lends this range to the guest as writable memory and holds no reference into it; it is
-            // writable again after the second step.
-            unsafe { rustix::mm::mprotect(target, len_bytes, flags) }?;
-        }
-        Ok(())
     }
 
     /// A pointer to a number of type `T` that is in bounds and aligned.

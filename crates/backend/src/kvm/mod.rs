@@ -6,6 +6,7 @@
 mod dirty;
 mod interrupt;
 mod registers;
+mod shadow;
 mod vcpu;
 mod vm;
 

@@ -24,12 +24,12 @@ use vmm_sys_util::{errno, ioctl_io_nr};
 use super::DIRTY_RING_ENTRY_LEN_BYTES;
 use super::dirty::DirtyRing;
 use super::interrupt::KvmInterrupter;
-use super::registers;
 use super::vcpu::{Decoded, decode, decode_io, decode_out, item_of};
+use super::{registers, shadow};
 use crate::collected::Collected;
 use crate::hyperv::validate_for_hyperv;
 use crate::hypervisor::{IRQCHIP_HOLES, Irqchip, KVM_TSS_PAGES, Tracking, VmConfig};
-use crate::memory::{HostMemory, Hva};
+use crate::memory::Hva;
 use crate::msr;
 use crate::slots::{Slot, Slots};
 use crate::state::{Msrs, SpecialRegs, StateGroup, VcpuState, XSAVE_LEN_BYTES, Xcr0, XsaveArea};
@@ -582,7 +582,7 @@ impl Vm for KvmVm {
         let host = self.slots.host_of(targets)?;
         match self.capabilities.mmu {
             Mmu::Nested => Ok(()),
-            Mmu::Shadow => HostMemory::touch_protection(host, targets.len_bytes())
+            Mmu::Shadow => shadow::forget_derived(host, targets.len_bytes())
                 .map_err(|error| VmError::hypervisor("publishing page tables", error)),
         }
     }
