@@ -11,9 +11,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use vellum_guest::rt;
 
-pub use machine::KERNEL;
-#[cfg(target_arch = "x86_64")]
-pub use machine::USER;
+// The ways of kernels, and of user guests where there are any.
+pub use machine::*;
 
 /// The direction flag, which compiled code counts on.
 const DIRECTION: usize = 1 << 10;

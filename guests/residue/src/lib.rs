@@ -20,9 +20,7 @@ use vellum_guest::GuestError;
 use vellum_guest::abi::port::Port;
 
 pub use arena::{Arena, PAGE_LEN_BYTES};
-#[cfg(target_arch = "x86_64")]
-pub use leaving::USER;
-pub use leaving::{KERNEL, Ways, leave, resumed_with};
+pub use leaving::*;
 
 /// One operation of a program.
 #[derive(Clone, Copy, Debug)]
