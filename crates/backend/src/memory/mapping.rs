@@ -55,7 +55,7 @@ impl HostMemory {
     /// [`keep_pages_small`](Self::keep_pages_small)).
     ///
     /// A piece that is mapped over part of another mapping costs two to three times what it costs where nothing is, because the kernel
-    /// takes the other one apart first (counted on Linux 6.12: 15,000 to 20,000 instructions against 6,200). So zeroes find a place for all
+    /// takes the other one apart first (counted on Linux 6.1: 15,000 to 20,000 instructions against 6,200). So zeroes find a place for all
     /// of it, give up what is not to be zero, and the pieces are mapped there from the last to the first. Should something else get
     /// there before, they are mapped over zeroes.
     ///

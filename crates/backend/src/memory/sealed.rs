@@ -87,7 +87,7 @@ impl SealedMemory {
 /// Writes a [`SealedMemory`] that is being made.
 ///
 /// By system calls: a page that is written whole need not be zeroed, mapped and unmapped first, which together is more work than the
-/// page itself (counted on Linux 6.12: 3,800 instructions a page against 8,700).
+/// page itself (counted on Linux 6.1: 3,800 instructions a page against 8,700).
 #[derive(Debug)]
 pub struct SealedWriter<'s> {
     file: File,
