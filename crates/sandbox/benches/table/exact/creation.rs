@@ -2,9 +2,9 @@
 
 use vellum_sandbox::{Engine, GuestImage, HostFunctions, Sandbox, Snapshot};
 
-use super::meter::{Meter, Repeat};
-use crate::bare::{BareSlots, BareWriter, Created};
-use crate::bare_sandbox::{self, BareSandbox, BareSandboxes};
+use super::meter::{Meter, Repeat, Row};
+use crate::bare::{BareSlots, BareWriter};
+use crate::bare_sandbox::{self, BareSandboxes};
 use crate::ioctls::{self, Slot};
 use crate::sandboxes::{self, MIB};
 
@@ -89,62 +89,39 @@ fn from_snapshot(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Measures making something. What was made before is dropped first, which is not measured.
+fn making<'m, T>(
+    meter: &'m mut Meter,
+    name: &str,
+    mut make: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<&'m mut Row> {
+    let drop_last = |last: &mut Option<T>| {
+        *last = None;
+        Ok(())
+    };
+    let make = |last: &mut Option<T>| {
+        *last = Some(make()?);
+        Ok(())
+    };
+    meter.measure(name, Repeat::default(), &mut None, drop_last, make)
+}
+
 /// A bare VM with these slots; returns its instructions.
 fn floor(meter: &mut Meter, name: &str, slots: &[Slot]) -> anyhow::Result<f64> {
     let slots = BareSlots::new(slots)?;
-    let mut last: Option<Created<'_>> = None;
-    let row = meter.measure(
-        name,
-        Repeat::default(),
-        &mut last,
-        |last| {
-            *last = None;
-            Ok(())
-        },
-        |last| {
-            *last = Some(slots.create()?);
-            Ok(())
-        },
-    )?;
-    Ok(row.instructions)
+    Ok(making(meter, name, || slots.create())?.instructions)
 }
 
 /// The same with everything else that a sandbox cannot do without.
 fn bare_sandbox(meter: &mut Meter, slots: &[Slot]) -> anyhow::Result<()> {
     let parts = BareSandboxes::new(slots)?;
-    let mut last: Option<BareSandbox> = None;
-    meter.measure(
-        "bare_sandbox_8mib",
-        Repeat::default(),
-        &mut last,
-        |last| {
-            *last = None;
-            Ok(())
-        },
-        |last| {
-            *last = Some(parts.create()?);
-            Ok(())
-        },
-    )?;
+    making(meter, "bare_sandbox_8mib", || parts.create())?;
     Ok(())
 }
 
 /// What an image costs beside the bare sandbox: its pages, written once, and those that the first run meets.
 fn bare_image(meter: &mut Meter) -> anyhow::Result<()> {
-    let mut image = None;
-    meter.measure(
-        "bare_image_load",
-        Repeat::default(),
-        &mut image,
-        |image| {
-            *image = None;
-            Ok(())
-        },
-        |image| {
-            *image = Some(bare_sandbox::load_image()?);
-            Ok(())
-        },
-    )?;
+    making(meter, "bare_image_load", bare_sandbox::load_image)?;
     let mut writer = BareWriter::untouched(FIRST_RUN_PAGES)?;
     meter.measure(
         "bare_first_run",
@@ -168,46 +145,19 @@ fn first_call(sandbox: Option<&mut Sandbox>) -> anyhow::Result<()> {
 fn from_image(engine: &Engine, meter: &mut Meter) -> anyhow::Result<()> {
     let host = sandboxes::host_functions();
     let elf = vellum_test_guests::rust_user();
-    let mut last = None;
-    let boot = |last: &mut Option<Sandbox>| {
+    let boot = || {
         let image = GuestImage::from_bytes(elf)?;
-        let sandbox = Sandbox::builder(&image)
+        let mut sandbox = Sandbox::builder(&image)
             .heap_len_bytes(LARGE_HEAP_LEN_BYTES)
             .host_functions(&host)
             .build(engine)?;
-        first_call(Some(last.insert(sandbox)))
+        first_call(Some(&mut sandbox))?;
+        Ok(sandbox)
     };
-    let floor = floor(
-        meter,
-        "bare_vm_256mib",
-        &ioctls::watch(|| boot(&mut last))?.slots,
-    )?;
+    let slots = ioctls::watch(|| boot().map(drop))?.slots;
+    let floor = floor(meter, "bare_vm_256mib", &slots)?;
     bare_image(meter)?;
-    let drop_last = |last: &mut Option<Sandbox>| {
-        *last = None;
-        Ok(())
-    };
-    meter
-        .measure(
-            "image_to_first_call",
-            Repeat::default(),
-            &mut last,
-            drop_last,
-            boot,
-        )?
-        .aim(floor + FROM_IMAGE);
-    meter.measure(
-        "image_parse",
-        Repeat::default(),
-        &mut None,
-        |image| {
-            *image = None;
-            Ok(())
-        },
-        |image| {
-            *image = Some(GuestImage::from_bytes(elf)?);
-            Ok(())
-        },
-    )?;
+    making(meter, "image_to_first_call", boot)?.aim(floor + FROM_IMAGE);
+    making(meter, "image_parse", || Ok(GuestImage::from_bytes(elf)?))?;
     Ok(())
 }
