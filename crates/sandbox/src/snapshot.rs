@@ -81,7 +81,7 @@ pub(crate) struct SnapshotData {
     pub(crate) generation: u64,
     /// What the guest was in the middle of; `None` when it idled.
     pub(crate) suspended: Option<Suspended>,
-    /// Tables for the sandboxes that are made from this snapshot, once the first one was.
+    /// What the scratch of the sandboxes that are made from this snapshot begins with, once the first one was.
     pub(crate) template: OnceLock<Template>,
 }
 
@@ -218,6 +218,12 @@ impl SnapshotData {
             Space::User(_) => other.holds_layers_of(self.layers.pages()),
             Space::Kernel { geometry, .. } => Arc::ptr_eq(geometry, other) || geometry == other,
         }
+    }
+
+    /// The template for a sandbox of this geometry, if there is one by now.
+    pub(crate) fn template_for(&self, geometry: &Geometry) -> Option<&Template> {
+        let template = self.template.get();
+        template.filter(|template| template.fits(geometry))
     }
 
     /// The address space of a user guest.

@@ -123,8 +123,7 @@ impl Instance {
     pub(crate) fn new(engine: &Engine, snapshot: &Arc<SnapshotData>) -> Result<Self, Failure> {
         let geometry = snapshot.geometry(engine)?;
         let vm = engine.create_vm(&geometry, snapshot.config.irqchip)?;
-        let template = snapshot.template.get();
-        let template = template.filter(|template| template.fits(&geometry));
+        let template = snapshot.template_for(&geometry);
         let memory = match geometry.parts {
             Parts::User(_) => GuestMemory::of_layers(&geometry, &snapshot.layers, template),
             Parts::Kernel(_) => GuestMemory::zeroed(&geometry),

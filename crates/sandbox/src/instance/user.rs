@@ -142,8 +142,7 @@ impl Instance {
     }
 
     fn rebuild_tables(&mut self, snapshot: &SnapshotData, tables: GpaRange) -> Result<(), Failure> {
-        let template = snapshot.template.get();
-        if let Some(template) = template.filter(|template| template.fits(&self.geometry)) {
+        if let Some(template) = snapshot.template_for(&self.geometry) {
             template
                 .map_tables_into(&mut self.memory)
                 .map_err(Failure::Memory)?;

@@ -51,7 +51,7 @@ impl Template {
         self.geometry == *geometry
     }
 
-    /// The scratch of a new sandbox, `len_bytes` long, which begins at `start`.
+    /// What the scratch of a new sandbox is made of.
     pub(crate) fn pieces_of(&self, scratch: GpaRange) -> Result<[Piece<'_>; 3], SpaceError> {
         let offset = scratch.offset_of(self.range.start());
         let offset = offset.ok_or(SpaceError::Overflow)?;
